@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The only place that knows kernel versions. */
+#ifndef FIBER_COMPAT_H
+#define FIBER_COMPAT_H
+
+#include <linux/fs.h>
+#include <linux/ftrace.h>
+#include <linux/sched.h>
+#include <linux/sched/coredump.h>
+#include <linux/version.h>
+#ifdef CONFIG_X86_USER_SHADOW_STACK
+#include <asm/prctl.h>
+#endif
+
+/* A return to another fiber would not match the thread's shadow stack. */
+static inline bool fiber_has_shadow_stack(void)
+{
+#ifdef CONFIG_X86_USER_SHADOW_STACK
+	return current->thread.features & ARCH_SHSTK_SHSTK;
+#else
+	return false;
+#endif
+}
+
+static inline bool fiber_mm_dumpable(struct mm_struct *mm)
+{
+	return __get_dumpable(mm->flags) == SUID_DUMP_USER;
+}
+
+static inline void fiber_inode_init_times(struct inode *inode)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+	simple_inode_init_ts(inode);
+#else
+	inode->i_mtime = current_time(inode);
+	inode->i_atime = inode->i_mtime;
+	inode->i_ctime = inode->i_mtime;
+#endif
+}
+
+#ifdef ftrace_instruction_pointer_set
+#define fiber_ftrace_set_ip	ftrace_instruction_pointer_set
+#else
+#define fiber_ftrace_set_ip	ftrace_regs_set_instruction_pointer
+#endif
+
+/* The parameters before the dentry of i_op->setattr. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+#define FIBER_SETATTR_IDMAP	struct mnt_idmap *idmap
+#else
+#define FIBER_SETATTR_IDMAP	struct user_namespace *idmap
+#endif
+
+/* The parameters before the dentry of d_op->d_revalidate. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#define FIBER_REVALIDATE_DIR	struct inode *dir, const struct qstr *qname,
+#else
+#define FIBER_REVALIDATE_DIR
+#endif
+
+/* The parameters of tracepoint sched_process_exit after the private data. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)
+#define FIBER_EXIT_PROBE_ARGS	struct task_struct *task, bool group_dead
+#else
+#define FIBER_EXIT_PROBE_ARGS	struct task_struct *task
+#endif
+
+#endif /* FIBER_COMPAT_H */

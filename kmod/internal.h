@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Who exists, who owns whom, and under which lock.
+ *
+ *	process --- owns ---> fibers (slots), each until it is deleted
+ *	   ^  ^
+ *	   |  +-- a reference each: the table of processes until exit or exec,
+ *	   |      every open descriptor, every inode under /proc
+ *	   +----- a reference each: threads, which live from conversion to exit
+ *
+ * Lock order:
+ *	fiber_process.lock (mutex)
+ *	  fiber_processes_lock (raw spinlock, in process.c)
+ *
+ * The switch takes neither. It rests on one word, fiber.owner: whoever changes
+ * it from FIBER_FREE owns the fiber's context until giving it back, and only an
+ * owner may take a fiber away.
+ *
+ * Exit and exec reach us in tracepoint probes (atomic, in the thread's own
+ * context); what may sleep is left to a work queue.
+ */
+#ifndef FIBER_INTERNAL_H
+#define FIBER_INTERNAL_H
+
+#include <linux/atomic.h>
+#include <linux/idr.h>
+#include <linux/mutex.h>
+#include <linux/preempt.h>
+#include <linux/rcupdate.h>
+#include <linux/refcount.h>
+#include <linux/sched.h>
+#include <linux/seqlock.h>
+#include <linux/signal_types.h>
+#include <linux/types.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include <fiber.h>
+
+#include "x86/context.h"
+
+struct proc_dir_entry;
+
+/* Slots are kept in chunks, which are allocated as ids reach them. */
+#define FIBER_CHUNK_SHIFT	9
+#define FIBER_CHUNK_SIZE	((u32)BIT(FIBER_CHUNK_SHIFT))
+#define FIBER_SLOT_MASK		((1U << FIBER_SLOT_BITS) - 1)
+
+struct fiber_chunk {
+	struct fiber __rcu *fibers[FIBER_CHUNK_SIZE];
+};
+
+/**
+ * struct fiber_process - the fibers of one process image
+ * @node: in the table of processes; fiber_processes_lock, read under RCU
+ * @refs: see the drawing above
+ * @mm: what makes a caller this process, together with @signal; pinned by
+ *      mmgrab(), so that the address means nobody else
+ * @signal: the thread group's; compared, never followed
+ * @pid: of the thread group; a reference
+ * @dead: it exited or called execve(). Never reset. Set under
+ *      fiber_processes_lock
+ * @converted: a thread has been converted, so /proc shows the directory
+ * @lock: guards the slots (@ids, @chunks, @generation, @end) and the names
+ * @ids: the slots in use
+ * @generation: of the next id; grows with every deletion, so that no id returns
+ * @end: one above the highest slot ever used; read without the lock
+ * @max: the highest slot
+ * @left: threads in FIBER_IOC_RETIRE wait here
+ * @end_work: what cannot be done in the probe that saw the end
+ * @free_work: frees it after the last reference
+ * @proc: /proc/fiber/PID, where that is in use
+ * @rcu: readers of the table
+ * @chunks: @lock for changes, RCU for readers; grows only
+ */
+struct fiber_process {
+	struct hlist_node node;
+	refcount_t refs;
+	struct mm_struct *mm;
+	struct signal_struct *signal;
+	struct pid *pid;
+	bool dead;
+	bool converted;
+
+	struct mutex lock;	/* guards what follows up to @end, and names */
+	struct ida ids;
+	u64 generation;
+	u32 end;
+	u32 max;
+
+	wait_queue_head_t left;
+	struct work_struct end_work;
+	struct work_struct free_work;
+	struct proc_dir_entry *proc;
+	struct rcu_head rcu;
+	struct fiber_chunk __rcu *chunks[];
+};
+
+/**
+ * struct fiber_thread - a thread that is a fiber
+ * @notifier: on the task's own list, which is also how it is found
+ * @process: its process; a reference
+ * @own_id: the fiber that the thread itself is
+ * @pid: its pid; a reference
+ * @seq: guards the fields below it against readers; the writer is the thread
+ *       itself with interrupts off, or the scheduler switching it
+ * @running: the fiber that the thread runs
+ * @cpu_base: the thread's CPU time when it last went on or off the CPU, in ns
+ * @clock_base: local_clock() when it went on the CPU; 0 while it is off
+ * @charged: the CPU time up to which fibers have been charged, in ns
+ * @rcu: readers of fiber.owner
+ *
+ * Created, changed and unhooked by its own thread only.
+ */
+struct fiber_thread {
+	struct preempt_notifier notifier;
+	struct fiber_process *process;
+	u64 own_id;
+	struct pid *pid;
+
+	seqcount_t seq;
+	struct fiber *running;
+	u64 cpu_base;
+	u64 clock_base;
+	u64 charged;
+
+	struct rcu_head rcu;
+};
+
+/*
+ * Values of fiber.owner besides the address of the thread that runs it. With
+ * FIBER_DOOMED on top of the address, the thread whose own fiber this is has
+ * ended or waits to: whoever leaves the fiber finishes it.
+ */
+#define FIBER_FREE	0L
+#define FIBER_FINISHED	2L
+#define FIBER_DELETED	4L
+#define FIBER_DOOMED	1L
+
+/**
+ * struct fiber - a fiber
+ * @id: constant
+ * @owner: see above. Acquire on taking, release on giving back
+ * @context: the owner's
+ * @mask: blocked signals while nobody runs it; the owner's
+ * @started: it has run since its creation or reset; the owner's
+ * @flags: FIBER_FLAG_*; constant
+ * @home: the thread that this fiber is, else NULL. Constant, compared, never
+ *        followed
+ * @fls: local storage, NULL until the first allocation; the owner's
+ * @activations, @exec_time, @longest_run, @last_switch: the owner's, under the
+ *        thread's seq; times in ns, the last by local_clock()
+ * @failed: failed activations, by anybody
+ * @entry, @arg, @stack_start, @stack_size, @first_mask: as created; constant
+ * @parent: pid of the creating thread; a reference
+ * @name: zero-terminated; the process's lock
+ * @rcu: readers of the slots
+ */
+struct fiber {
+	u64 id;
+	atomic_long_t owner;
+	struct fiber_context context;
+	sigset_t mask;
+	bool started;
+	u32 flags;
+	struct fiber_thread *home;
+	struct fiber_storage *fls;
+
+	u64 activations;
+	u64 exec_time;
+	u64 longest_run;
+	u64 last_switch;
+	atomic64_t failed;
+
+	u64 entry;
+	u64 arg;
+	u64 stack_start;
+	u64 stack_size;
+	sigset_t first_mask;
+	struct pid *parent;
+	char name[FIBER_NAME_SIZE];
+	struct rcu_head rcu;
+};
+
+/* The numbers of objects alive, shown as parameters of the module. */
+extern atomic_long_t fiber_processes, fiber_threads, fiber_fibers;
+extern unsigned int fiber_max_fibers;
+extern bool fiber_proc_pid;
+extern struct workqueue_struct *fiber_workqueue;
+
+/* process.c */
+struct fiber_process *fiber_process_open(void);
+struct fiber_process *fiber_process_find(struct signal_struct *signal);
+void fiber_process_get(struct fiber_process *process);
+void fiber_process_put(struct fiber_process *process);
+void fiber_process_end(struct signal_struct *signal);
+void fiber_process_end_all(void);
+
+static inline bool fiber_process_is_current(const struct fiber_process *process)
+{
+	return process->mm == current->mm && process->signal == current->signal &&
+	       !READ_ONCE(process->dead);
+}
+
+/* thread.c */
+struct fiber_thread *fiber_thread_current(void);
+long fiber_thread_convert(struct fiber_process *process, struct fiber_convert __user *user);
+long fiber_thread_revert(struct fiber_process *process);
+long fiber_thread_retire(struct fiber_process *process);
+void fiber_thread_end(struct fiber_thread *thread);
+
+/* fibers.c */
+int fiber_cache_init(void);
+void fiber_cache_exit(void);
+struct fiber *fiber_alloc(struct fiber_process *process, u32 flags);
+int fiber_reserve(struct fiber_process *process, struct fiber *fiber);
+void fiber_publish(struct fiber_process *process, struct fiber *fiber);
+void fiber_unreserve(struct fiber_process *process, struct fiber *fiber);
+void fiber_remove(struct fiber_process *process, struct fiber *fiber);
+void fiber_free(struct fiber *fiber);
+void fiber_reset(struct fiber *fiber);
+long fiber_create(struct fiber_process *process, struct fiber_create __user *user);
+long fiber_delete(struct fiber_process *process, u64 id);
+long fiber_set_name(struct fiber_process *process, const struct fiber_name __user *user);
+struct fiber *fiber_find(struct fiber_process *process, u64 id);
+u64 fiber_slot_id(struct fiber_process *process, u32 slot);
+
+static inline struct fiber_thread *fiber_owner_thread(long owner)
+{
+	if (owner == FIBER_FREE || owner == FIBER_FINISHED || owner == FIBER_DELETED)
+		return NULL;
+	return (struct fiber_thread *)(owner & ~FIBER_DOOMED);
+}
+
+/* switch.c */
+long fiber_switch(struct fiber_process *process, u64 id);
+void fiber_release(struct fiber *fiber, struct fiber_thread *thread);
+
+/* fls.c */
+long fiber_fls_alloc(struct fiber *fiber, u64 __user *user);
+long fiber_fls_free(struct fiber *fiber, u64 index);
+long fiber_fls_set(struct fiber *fiber, const struct fiber_fls __user *user);
+long fiber_fls_get(struct fiber *fiber, struct fiber_fls __user *user);
+
+/* account.c */
+struct fiber_times {
+	u64 exec_time;
+	u64 longest_run;
+};
+
+void fiber_account_start(struct fiber_thread *thread, struct fiber *fiber);
+void fiber_account_switch(struct fiber_thread *thread, struct fiber *to);
+void fiber_account_read(const struct fiber *fiber, struct fiber_thread *thread,
+			struct fiber_times *times);
+extern struct preempt_ops fiber_preempt_ops;
+int fiber_account_init(void);
+void fiber_account_exit(void);
+
+/* device.c */
+int fiber_device_init(void);
+void fiber_device_exit(void);
+
+/* procfs.c */
+int fiber_procfs_init(void);
+void fiber_procfs_exit(void);
+void fiber_procfs_add(struct fiber_process *process);
+void fiber_procfs_remove(struct fiber_process *process);
+
+#endif /* FIBER_INTERNAL_H */

@@ -1,0 +1,669 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * /proc/PID/fiber, a directory with a file for every fiber.
+ *
+ * The kernel's table of /proc/PID entries is constant, so look-ups in and
+ * listings of a /proc/PID directory are redirected, by ftrace, to functions
+ * here that add one name and leave the rest to the original. The original is
+ * found in the file's or directory's own operations: no address is resolved.
+ *
+ * Where that cannot be had, or is not wanted (parameter proc_pid), each process
+ * has one file /proc/fiber/PID with a block for every fiber.
+ *
+ * References: an inode owns a node, which owns a process reference; a dentry
+ * owns a module reference. Dentries are dropped with their last user, so the
+ * module can be unloaded as soon as nobody is in a directory or file.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/cred.h>
+#include <linux/ctype.h>
+#include <linux/dcache.h>
+#include <linux/fs.h>
+#include <linux/ftrace.h>
+#include <linux/hash.h>
+#include <linux/module.h>
+#include <linux/namei.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/proc_fs.h>
+#include <linux/sched/clock.h>
+#include <linux/sched/coredump.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/string_helpers.h>
+
+#include "compat.h"
+#include "internal.h"
+
+#define DIRECTORY "fiber"
+
+/* All characters that could end the line or drive a terminal, and the escape itself. */
+#define ESCAPED	"\001\002\003\004\005\006\007\010\011\012\013\014\015\016\017\020" \
+		"\021\022\023\024\025\026\027\030\031\032\033\034\035\036\037\177\\"
+
+/* What an open file may show, decided with the opener's credentials. */
+struct fiber_view {
+	struct fiber_process *process;
+	struct pid_namespace *pid_ns;
+	u64 id;
+	bool addresses;
+};
+
+/* A fiber as one look found it. */
+struct fiber_snapshot {
+	struct fiber_times times;
+	u64 activations;
+	u64 failed;
+	u64 ip;
+	u64 sp;
+	u64 last_switch;
+	const char *state;
+	bool running;
+	pid_t thread;
+	char name[FIBER_NAME_SIZE];
+};
+
+/*
+ * Addresses of a process are for itself, and for whom could debug it: its user
+ * if it may be dumped, and CAP_SYS_PTRACE.
+ */
+static bool may_see_addresses(struct file *file, struct fiber_process *process)
+{
+	const struct cred *cred = file->f_cred, *target;
+	struct task_struct *task;
+	bool same = false;
+
+	if (fiber_process_is_current(process))
+		return true;
+
+	rcu_read_lock();
+	task = pid_task(process->pid, PIDTYPE_TGID);
+	if (task) {
+		target = __task_cred(task);
+		same = uid_eq(cred->fsuid, target->euid) && uid_eq(cred->fsuid, target->suid) &&
+		       uid_eq(cred->fsuid, target->uid) && gid_eq(cred->fsgid, target->egid) &&
+		       gid_eq(cred->fsgid, target->sgid) && gid_eq(cred->fsgid, target->gid);
+	}
+	rcu_read_unlock();
+	if (same && fiber_mm_dumpable(process->mm))
+		return true;
+	return file_ns_capable(file, process->mm->user_ns, CAP_SYS_PTRACE);
+}
+
+/* Under the process's lock. */
+static void fiber_look(struct fiber_process *process, const struct fiber *fiber,
+		       struct pid_namespace *pid_ns, struct fiber_snapshot *snapshot)
+{
+	struct fiber_thread *thread;
+	long owner;
+
+	lockdep_assert_held(&process->lock);
+
+	rcu_read_lock();
+	owner = atomic_long_read_acquire(&fiber->owner);
+	thread = fiber_owner_thread(owner);
+	fiber_account_read(fiber, thread, &snapshot->times);
+	snapshot->running = thread;
+	snapshot->thread = thread ? pid_nr_ns(thread->pid, pid_ns) : 0;
+	rcu_read_unlock();
+
+	if (thread)
+		snapshot->state = "running";
+	else if (owner != FIBER_FREE)
+		snapshot->state = "finished";
+	else
+		snapshot->state = READ_ONCE(fiber->started) ? "suspended" : "new";
+	snapshot->activations = READ_ONCE(fiber->activations);
+	snapshot->failed = atomic64_read(&fiber->failed);
+	snapshot->ip = thread ? 0 : READ_ONCE(fiber->context.ip);
+	snapshot->sp = thread ? 0 : READ_ONCE(fiber->context.sp);
+	snapshot->last_switch = READ_ONCE(fiber->last_switch);
+	memcpy(snapshot->name, fiber->name, sizeof(snapshot->name));
+}
+
+static void fiber_print(struct seq_file *m, const struct fiber_view *view,
+			const struct fiber *fiber, const struct fiber_snapshot *snapshot)
+{
+	u64 shown = view->addresses ? U64_MAX : 0;
+	u64 now = local_clock();
+
+	seq_printf(m, "Running: %s\n", snapshot->running ? "yes" : "no");
+	seq_printf(m, "Initial entry point: 0x%016llx\n", fiber->entry & shown);
+	seq_printf(m, "Parent thread id: %d\n", pid_nr_ns(fiber->parent, view->pid_ns));
+	seq_printf(m, "Number of activations: %llu\n", snapshot->activations);
+	seq_printf(m, "Number of failed activations: %llu\n", snapshot->failed);
+	seq_printf(m, "Total execution time: %llu ms\n",
+		   div_u64(snapshot->times.exec_time, NSEC_PER_MSEC));
+	seq_puts(m, "Name: ");
+	seq_escape_mem(m, snapshot->name, strlen(snapshot->name), ESCAPE_OCTAL, ESCAPED);
+	seq_putc(m, '\n');
+	seq_printf(m, "State: %s\n", snapshot->state);
+	seq_printf(m, "Thread id: %d\n", snapshot->thread);
+	seq_printf(m, "CPU time ns: %llu\n", snapshot->times.exec_time);
+	seq_printf(m, "Longest run ns: %llu\n", snapshot->times.longest_run);
+	seq_printf(m, "Last switch ns ago: %llu\n",
+		   now > snapshot->last_switch ? now - snapshot->last_switch : 0);
+	seq_printf(m, "Saved instruction pointer: 0x%016llx\n", snapshot->ip & shown);
+	seq_printf(m, "Saved stack pointer: 0x%016llx\n", snapshot->sp & shown);
+	seq_printf(m, "Stack start: 0x%016llx\n", fiber->stack_start & shown);
+	seq_printf(m, "Stack size: %llu\n", fiber->stack_size);
+	seq_puts(m, "Engine: kernel\n");
+}
+
+/* One file of /proc/PID/fiber. */
+static int fiber_show(struct seq_file *m, void *unused)
+{
+	struct fiber_view *view = m->private;
+	struct fiber_process *process = view->process;
+	struct fiber_snapshot snapshot;
+	struct fiber *fiber;
+	int err = -ESRCH;
+
+	if (mutex_lock_killable(&process->lock))
+		return -EINTR;
+	fiber = READ_ONCE(process->dead) ? NULL : fiber_find(process, view->id);
+	if (fiber) {
+		fiber_look(process, fiber, view->pid_ns, &snapshot);
+		fiber_print(m, view, fiber, &snapshot);
+		err = 0;
+	}
+	mutex_unlock(&process->lock);
+	return err;
+}
+
+static struct fiber_view *fiber_view_create(struct file *file, struct fiber_process *process,
+					    u64 id)
+{
+	struct fiber_view *view = kmalloc(sizeof(*view), GFP_KERNEL_ACCOUNT);
+
+	if (!view)
+		return NULL;
+	fiber_process_get(process);
+	view->process = process;
+	view->pid_ns = get_pid_ns(proc_pid_ns(file_inode(file)->i_sb));
+	view->id = id;
+	view->addresses = may_see_addresses(file, process);
+	return view;
+}
+
+static void fiber_view_destroy(struct fiber_view *view)
+{
+	put_pid_ns(view->pid_ns);
+	fiber_process_put(view->process);
+	kfree(view);
+}
+
+/* Owned by an inode: the directory, with id 0, or a file. */
+struct fiber_node {
+	struct fiber_process *process;
+	u64 id;
+};
+
+static int fiber_file_open(struct inode *inode, struct file *file)
+{
+	struct fiber_node *node = inode->i_private;
+	struct fiber_view *view = fiber_view_create(file, node->process, node->id);
+	int err;
+
+	if (!view)
+		return -ENOMEM;
+	err = single_open(file, fiber_show, view);
+	if (err)
+		fiber_view_destroy(view);
+	return err;
+}
+
+static int fiber_file_release(struct inode *inode, struct file *file)
+{
+	struct seq_file *m = file->private_data;
+
+	fiber_view_destroy(m->private);
+	return single_release(inode, file);
+}
+
+static const struct file_operations fiber_file_ops = {
+	.owner = THIS_MODULE,
+	.open = fiber_file_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = fiber_file_release,
+};
+
+/* Like the rest of /proc/PID. */
+static int fiber_setattr(FIBER_SETATTR_IDMAP, struct dentry *dentry, struct iattr *attr)
+{
+	return -EPERM;
+}
+
+static const struct inode_operations fiber_file_inode_ops = {
+	.setattr = fiber_setattr,
+};
+
+/* Fits 32 bits, for old programs; 0 is no fiber. */
+static unsigned long fiber_ino(const struct fiber_process *process, u64 id)
+{
+	u64 key = (u64)pid_nr(process->pid) << FIBER_SLOT_BITS | (id & FIBER_SLOT_MASK);
+
+	return hash_64(key, 31) | BIT(31);
+}
+
+static bool fiber_exists(struct fiber_process *process, u64 id)
+{
+	bool exists;
+
+	rcu_read_lock();
+	exists = fiber_find(process, id);
+	rcu_read_unlock();
+	return exists;
+}
+
+static int fiber_revalidate(FIBER_REVALIDATE_DIR struct dentry *dentry, unsigned int flags)
+{
+	struct inode *inode, *parent_inode;
+	struct fiber_node *node;
+	struct dentry *parent;
+
+	if (flags & LOOKUP_RCU)
+		return -ECHILD;
+	inode = d_inode(dentry);
+	node = inode->i_private;
+	if (READ_ONCE(node->process->dead) ||
+	    (node->id && !fiber_exists(node->process, node->id)))
+		return 0;
+	/* /proc/PID follows the credentials of its process, and we follow it. */
+	parent = dget_parent(dentry);
+	parent_inode = d_inode(parent);
+	inode->i_uid = parent_inode->i_uid;
+	inode->i_gid = parent_inode->i_gid;
+	dput(parent);
+	return 1;
+}
+
+static void fiber_dentry_iput(struct dentry *dentry, struct inode *inode)
+{
+	struct fiber_node *node = inode->i_private;
+
+	iput(inode);
+	fiber_process_put(node->process);
+	kfree(node);
+}
+
+static void fiber_dentry_release(struct dentry *dentry)
+{
+	/* Unloading waits for tasks that are between this and the return. */
+	module_put(THIS_MODULE);
+}
+
+static const struct dentry_operations fiber_dentry_ops = {
+	.d_revalidate = fiber_revalidate,
+	.d_delete = always_delete_dentry,
+	.d_iput = fiber_dentry_iput,
+	.d_release = fiber_dentry_release,
+};
+
+static const struct file_operations fiber_dir_ops;
+static const struct inode_operations fiber_dir_inode_ops;
+
+/*
+ * Makes the inode of @dentry in @dir and takes over the caller's process
+ * reference, also when it fails. @id 0: the directory.
+ */
+static struct dentry *fiber_instantiate(struct inode *dir, struct dentry *dentry,
+					struct fiber_process *process, u64 id)
+{
+	struct fiber_node *node = kmalloc(sizeof(*node), GFP_KERNEL_ACCOUNT);
+	struct inode *inode;
+
+	if (!node)
+		goto put_process;
+	inode = new_inode(dir->i_sb);
+	if (!inode)
+		goto free_node;
+
+	node->process = process;
+	node->id = id;
+	inode->i_private = node;
+	inode->i_ino = fiber_ino(process, id);
+	inode->i_uid = dir->i_uid;
+	inode->i_gid = dir->i_gid;
+	fiber_inode_init_times(inode);
+	if (id) {
+		inode->i_mode = S_IFREG | 0444;
+		inode->i_op = &fiber_file_inode_ops;
+		inode->i_fop = &fiber_file_ops;
+	} else {
+		inode->i_mode = S_IFDIR | 0555;
+		inode->i_op = &fiber_dir_inode_ops;
+		inode->i_fop = &fiber_dir_ops;
+		set_nlink(inode, 2);
+	}
+
+	__module_get(THIS_MODULE);
+	d_set_d_op(dentry, &fiber_dentry_ops);
+	return d_splice_alias(inode, dentry);
+
+free_node:
+	kfree(node);
+put_process:
+	fiber_process_put(process);
+	return ERR_PTR(-ENOMEM);
+}
+
+/* Only the number as we print it: no sign, no leading zero. */
+static bool parse_number(const struct qstr *name, u64 *number)
+{
+	char digits[24];
+
+	if (!name->len || name->len >= sizeof(digits) || name->name[0] == '0' ||
+	    !isdigit(name->name[0]))
+		return false;
+	memcpy(digits, name->name, name->len);
+	digits[name->len] = '\0';
+	return !kstrtou64(digits, 10, number);
+}
+
+static struct dentry *fiber_dir_lookup(struct inode *dir, struct dentry *dentry,
+				       unsigned int flags)
+{
+	struct fiber_node *node = dir->i_private;
+	u64 id;
+
+	if (!parse_number(&dentry->d_name, &id) || READ_ONCE(node->process->dead) ||
+	    !fiber_exists(node->process, id))
+		return ERR_PTR(-ENOENT);
+	fiber_process_get(node->process);
+	return fiber_instantiate(dir, dentry, node->process, id);
+}
+
+/* Position 2 + n is slot 1 + n. */
+static int fiber_dir_readdir(struct file *file, struct dir_context *ctx)
+{
+	struct fiber_node *node = file_inode(file)->i_private;
+	struct fiber_process *process = node->process;
+	char name[24];
+
+	if (READ_ONCE(process->dead))
+		return -ENOENT;
+	if (!dir_emit_dots(file, ctx))
+		return 0;
+	for (; ctx->pos - 1 < READ_ONCE(process->end); ctx->pos++) {
+		u64 id = fiber_slot_id(process, ctx->pos - 1);
+
+		if (id && !dir_emit(ctx, name, snprintf(name, sizeof(name), "%llu", id),
+				    fiber_ino(process, id), DT_REG))
+			return 0;
+		cond_resched();
+	}
+	return 0;
+}
+
+static const struct file_operations fiber_dir_ops = {
+	.owner = THIS_MODULE,
+	.read = generic_read_dir,
+	.iterate_shared = fiber_dir_readdir,
+	.llseek = generic_file_llseek,
+};
+
+static const struct inode_operations fiber_dir_inode_ops = {
+	.lookup = fiber_dir_lookup,
+	.setattr = fiber_setattr,
+};
+
+/*
+ * The entry of the process whose /proc/PID @dir is, with a reference, or NULL.
+ * Whoever comes here has passed /proc/PID, so hidepid has been honoured.
+ */
+static struct fiber_process *process_of_dir(struct dentry *dir)
+{
+	struct fiber_process *process = NULL;
+	struct signal_struct *signal = NULL;
+	struct task_struct *task;
+	u64 nr;
+
+	if (!parse_number(&dir->d_name, &nr) || nr > INT_MAX)
+		return NULL;
+	rcu_read_lock();
+	task = pid_task(find_pid_ns(nr, proc_pid_ns(dir->d_sb)), PIDTYPE_PID);
+	if (task)
+		signal = task->signal;
+	rcu_read_unlock();
+	if (signal)
+		process = fiber_process_find(signal);
+	if (process && !READ_ONCE(process->converted)) {
+		fiber_process_put(process);
+		process = NULL;
+	}
+	return process;
+}
+
+static struct dentry *pid_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
+{
+	const struct qstr *name = &dentry->d_name;
+	struct fiber_process *process = NULL;
+	struct dentry *result;
+
+	if (name->len == strlen(DIRECTORY) && !memcmp(name->name, DIRECTORY, name->len))
+		process = process_of_dir(dentry->d_parent);
+	if (process)
+		result = fiber_instantiate(dir, dentry, process, 0);
+	else
+		result = dir->i_op->lookup(dir, dentry, flags);
+	module_put(THIS_MODULE);
+	return result;
+}
+
+/* Shifts what the original lists by the one position that is ours. */
+struct pid_dir_context {
+	struct dir_context ctx;
+	struct dir_context *outer;
+};
+
+static bool pid_emit(struct dir_context *ctx, const char *name, int len, loff_t pos,
+		     u64 ino, unsigned int type)
+{
+	struct dir_context *outer = container_of(ctx, struct pid_dir_context, ctx)->outer;
+
+	outer->pos = pos + 1;
+	return outer->actor(outer, name, len, pos + 1, ino, type);
+}
+
+/* Positions: 0 and 1 the dots, 2 ours whether there is one or not, then the original's. */
+static int pid_readdir_ours(struct file *file, struct dir_context *ctx)
+{
+	struct pid_dir_context inner = { .outer = ctx };
+	int err;
+
+	if (!dir_emit_dots(file, ctx))
+		return 0;
+	if (ctx->pos == 2) {
+		struct fiber_process *process = process_of_dir(file->f_path.dentry);
+		bool room = true;
+
+		if (process) {
+			room = dir_emit(ctx, DIRECTORY, strlen(DIRECTORY),
+					fiber_ino(process, 0), DT_DIR);
+			fiber_process_put(process);
+		}
+		if (!room)
+			return 0;
+		ctx->pos = 3;
+	}
+	inner.ctx = *ctx;
+	inner.ctx.actor = pid_emit;
+	inner.ctx.pos = ctx->pos - 1;
+	err = file->f_op->iterate_shared(file, &inner.ctx);
+	ctx->pos = inner.ctx.pos + 1;
+	return err;
+}
+
+static int pid_readdir(struct file *file, struct dir_context *ctx)
+{
+	int err = pid_readdir_ours(file, ctx);
+
+	module_put(THIS_MODULE);
+	return err;
+}
+
+/* A function of the kernel, and ours that runs in its place and calls it. */
+struct redirection {
+	const char *name;
+	void *replacement;
+	struct ftrace_ops ops;
+};
+
+/* The replacement gives the module reference back. */
+static void notrace redirect(unsigned long ip, unsigned long parent_ip,
+			     struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	struct redirection *redirection = container_of(ops, struct redirection, ops);
+
+	/* Our own call of the original. */
+	if (within_module(parent_ip, THIS_MODULE))
+		return;
+	if (!try_module_get(THIS_MODULE))
+		return;
+	fiber_ftrace_set_ip(fregs, (unsigned long)redirection->replacement);
+}
+
+#define REDIRECTION(_name, _replacement) {						\
+	.name = _name,									\
+	.replacement = _replacement,							\
+	.ops = {									\
+		.func = redirect,							\
+		.flags = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY,		\
+	},										\
+}
+
+static struct redirection redirections[] = {
+	REDIRECTION("proc_tgid_base_lookup", pid_lookup),
+	REDIRECTION("proc_tgid_base_readdir", pid_readdir),
+};
+
+static void redirections_remove(unsigned int nr)
+{
+	while (nr--) {
+		unregister_ftrace_function(&redirections[nr].ops);
+		ftrace_free_filter(&redirections[nr].ops);
+	}
+	/* Tasks that have given their module reference back but not returned yet. */
+	synchronize_rcu_tasks();
+}
+
+static int __init redirections_add(void)
+{
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < ARRAY_SIZE(redirections); i++) {
+		struct redirection *r = &redirections[i];
+
+		err = ftrace_set_filter(&r->ops, (char *)r->name, strlen(r->name), 1);
+		if (!err)
+			err = register_ftrace_function(&r->ops);
+		if (err) {
+			ftrace_free_filter(&r->ops);
+			redirections_remove(i);
+			return err;
+		}
+	}
+	return 0;
+}
+
+/* The fallback: /proc/fiber, NULL where it is not in use. */
+static struct proc_dir_entry *fallback_dir;
+
+static int fallback_show(struct seq_file *m, void *unused)
+{
+	struct fiber_view *view = m->private;
+	struct fiber_process *process = view->process;
+	struct fiber_snapshot snapshot;
+	u32 slot;
+
+	if (mutex_lock_killable(&process->lock))
+		return -EINTR;
+	for (slot = 1; slot < process->end; slot++) {
+		u64 id = fiber_slot_id(process, slot);
+		struct fiber *fiber = id ? fiber_find(process, id) : NULL;
+
+		if (!fiber)
+			continue;
+		fiber_look(process, fiber, view->pid_ns, &snapshot);
+		seq_printf(m, "Fiber: %llu\n", id);
+		fiber_print(m, view, fiber, &snapshot);
+		seq_putc(m, '\n');
+	}
+	mutex_unlock(&process->lock);
+	return READ_ONCE(process->dead) ? -ESRCH : 0;
+}
+
+static int fallback_open(struct inode *inode, struct file *file)
+{
+	struct fiber_view *view = fiber_view_create(file, pde_data(inode), 0);
+	int err;
+
+	if (!view)
+		return -ENOMEM;
+	err = single_open(file, fallback_show, view);
+	if (err)
+		fiber_view_destroy(view);
+	return err;
+}
+
+static const struct proc_ops fallback_ops = {
+	.proc_open = fallback_open,
+	.proc_read = seq_read,
+	.proc_lseek = seq_lseek,
+	.proc_release = fiber_file_release,
+};
+
+/* A thread of the process has been converted. */
+void fiber_procfs_add(struct fiber_process *process)
+{
+	char name[16];
+
+	if (READ_ONCE(process->converted))
+		return;
+	mutex_lock(&process->lock);
+	if (!process->converted && fallback_dir) {
+		/* An ended process of the same pid may still be about to leave. */
+		flush_workqueue(fiber_workqueue);
+		snprintf(name, sizeof(name), "%d", pid_nr(process->pid));
+		process->proc = proc_create_data(name, 0444, fallback_dir, &fallback_ops, process);
+	}
+	WRITE_ONCE(process->converted, true);
+	mutex_unlock(&process->lock);
+}
+
+/* The process has ended. Waits for readers. */
+void fiber_procfs_remove(struct fiber_process *process)
+{
+	if (process->proc)
+		proc_remove(process->proc);
+}
+
+int __init fiber_procfs_init(void)
+{
+	int err = -EOPNOTSUPP;
+
+	if (fiber_proc_pid) {
+		err = redirections_add();
+		if (!err)
+			return 0;
+	}
+	fallback_dir = proc_mkdir("fiber", NULL);
+	if (!fallback_dir)
+		return -ENOMEM;
+	pr_info("fibers are shown in /proc/fiber/PID, not under /proc/PID/fiber: %s\n",
+		fiber_proc_pid ? "this kernel has not what that needs" : "proc_pid=N");
+	return 0;
+}
+
+void fiber_procfs_exit(void)
+{
+	if (fallback_dir)
+		proc_remove(fallback_dir);
+	else
+		redirections_remove(ARRAY_SIZE(redirections));
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * The contract between the module `fiber` and user space.
+ *
+ * A process opens /dev/fiber and drives its fibers with the requests below.
+ * A descriptor serves only the process that opened it: in every other one
+ * (inherited over fork(), kept over execve(), sent over a socket) each request
+ * but FIBER_IOC_VERSION fails with EPERM.
+ *
+ * Every structure has the same size and layout for all callers. Padding and
+ * unknown flags must be zero (EINVAL), so that they can get a meaning later.
+ * Requests marked [register] take their argument by value, not by address.
+ * A failed request changes nothing but, where stated, a counter.
+ *
+ * Errors of every request: EPERM (foreign descriptor, or a caller that is no
+ * fiber where one is needed), EFAULT (an address that cannot be accessed),
+ * ENOTTY (no such request, also each request of a 32-bit program).
+ * All requests may be used by all threads of a process at once.
+ *
+ * Semantics follow Windows' fibers (ConvertThreadToFiber, CreateFiber,
+ * SwitchToFiber, DeleteFiber, ConvertFiberToThread, FlsAlloc and the rest).
+ */
+#ifndef _UAPI_FIBER_H
+#define _UAPI_FIBER_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* Raised whenever a program built against an older header would misbehave. */
+#define FIBER_ABI_VERSION	1
+
+#define FIBER_DEVICE		"/dev/fiber"
+
+/*
+ * An id is unique in its process and never used again. Its low bits are the
+ * slot, the others the generation; the first ids are 1, 2, 3.
+ */
+#define FIBER_SLOT_BITS		20
+
+/* With the terminating zero; in bytes. */
+#define FIBER_NAME_SIZE		64
+
+/* Positions of one fiber's local storage: 0 to FIBER_FLS_MAX - 1. */
+#define FIBER_FLS_MAX		1024
+
+/* The smallest stack that FIBER_IOC_CREATE accepts, in bytes. */
+#define FIBER_STACK_MIN		4096
+
+/*
+ * Flags of FIBER_IOC_CONVERT and FIBER_IOC_CREATE.
+ *
+ * FIBER_FLAG_FPU: the whole FPU, SSE and AVX state belongs to the fiber.
+ * Without it only what a called function must preserve does: the x87 control
+ * word and MXCSR (Windows: FIBER_FLAG_FLOAT_SWITCH).
+ */
+#define FIBER_FLAG_FPU		0x1
+
+/**
+ * struct fiber_convert - argument of FIBER_IOC_CONVERT
+ * @flags: FIBER_FLAG_* (in)
+ * @pad: 0 (in)
+ * @id: the new fiber (out)
+ */
+struct fiber_convert {
+	__u32 flags;
+	__u32 pad;
+	__u64 id;
+};
+
+/**
+ * struct fiber_create - argument of FIBER_IOC_CREATE
+ * @entry: address of the first instruction (in)
+ * @arg: value of the first argument register, rdi, on entry (in)
+ * @stack_start: lowest address of the stack (in)
+ * @stack_size: its size in bytes, at least FIBER_STACK_MIN (in)
+ * @flags: FIBER_FLAG_* (in)
+ * @pad: 0 (in)
+ * @name: zero-terminated, may be empty (in)
+ * @id: the new fiber (out)
+ *
+ * The fiber starts with rsp = ((stack_start + stack_size) & ~15) - 8, as if it
+ * had been called by the address stored there. The kernel does not write to
+ * the stack: the creator puts an address there that ends the thread.
+ * All other general registers that a function preserves are 0, MXCSR is
+ * 0x1f80, the x87 control word 0x37f, the signal mask the creator's.
+ */
+struct fiber_create {
+	__u64 entry;
+	__u64 arg;
+	__u64 stack_start;
+	__u64 stack_size;
+	__u32 flags;
+	__u32 pad;
+	char name[FIBER_NAME_SIZE];
+	__u64 id;
+};
+
+/**
+ * struct fiber_name - argument of FIBER_IOC_SET_NAME
+ * @id: the fiber, 0 for the calling one (in)
+ * @name: zero-terminated, may be empty (in)
+ */
+struct fiber_name {
+	__u64 id;
+	char name[FIBER_NAME_SIZE];
+};
+
+/**
+ * struct fiber_fls - argument of FIBER_IOC_FLS_SET and FIBER_IOC_FLS_GET
+ * @index: an allocated position of the calling fiber (in)
+ * @value: its value (in for SET, out for GET)
+ */
+struct fiber_fls {
+	__u64 index;
+	__u64 value;
+};
+
+#define FIBER_IOC_MAGIC		0xFB
+
+/* Returns FIBER_ABI_VERSION of the module. For every caller. */
+#define FIBER_IOC_VERSION	_IO(FIBER_IOC_MAGIC, 0x00)
+
+/*
+ * The calling thread becomes a fiber, which is running (Windows:
+ * ConvertThreadToFiberEx). EEXIST: it is one already. EAGAIN: the process has
+ * as many fibers as the module's max_fibers allows. EOPNOTSUPP: the thread has
+ * a shadow stack.
+ */
+#define FIBER_IOC_CONVERT	_IOWR(FIBER_IOC_MAGIC, 0x01, struct fiber_convert)
+
+/*
+ * A new fiber of the process, suspended before its first instruction
+ * (CreateFiberEx). EPERM: the caller is no fiber. EFAULT: the entry point or
+ * the stack is not in user space. EINVAL: the stack is too small or wraps
+ * around, or the name is not terminated. EAGAIN: as above.
+ */
+#define FIBER_IOC_CREATE	_IOWR(FIBER_IOC_MAGIC, 0x02, struct fiber_create)
+
+/*
+ * [register: id] Leaves the calling fiber and runs that one on this thread
+ * (SwitchToFiber). Returns 0 to the fiber that runs next, which for a suspended
+ * one is the return of its own request. Saved and restored: rbx, rbp, rsp, rip,
+ * r12 to r15, MXCSR and the x87 control word or the state under FIBER_FLAG_FPU,
+ * the signal mask. All other registers are lost: declare them clobbered.
+ * EPERM: the caller is no fiber. ESRCH: no such fiber. EINVAL: the calling
+ * fiber itself, or the caller is on its signal's alternate stack. EBUSY: that
+ * fiber is running. EOWNERDEAD: it was a thread that has ended. EOPNOTSUPP: a
+ * shadow stack. EBUSY, and EINVAL for the fiber itself, count as its failed
+ * activations.
+ */
+#define FIBER_IOC_SWITCH	_IO(FIBER_IOC_MAGIC, 0x03)
+
+/*
+ * [register: id] Deletes a fiber that is not running (DeleteFiber); the caller
+ * owns its stack again. May be used by threads that are no fibers. ESRCH: no
+ * such fiber. EBUSY: it is running. EPERM: it is a living thread's own fiber.
+ */
+#define FIBER_IOC_DELETE	_IO(FIBER_IOC_MAGIC, 0x04)
+
+/*
+ * The calling fiber, which must be the thread's own, is deleted and the thread
+ * goes on as a thread (ConvertFiberToThread). The other fibers stay. EPERM: the
+ * caller is no fiber. EINVAL: it is not on its own fiber.
+ */
+#define FIBER_IOC_REVERT	_IO(FIBER_IOC_MAGIC, 0x05)
+
+/*
+ * Finishes the calling thread's own fiber, wherever it is parked, and waits
+ * while another thread runs it: what a thread does that is about to end on a
+ * created fiber, because its stack ends with it. The id gives EOWNERDEAD from
+ * then on. EPERM: the caller is no fiber. EINVAL: it is on its own fiber.
+ * EINTR: a signal came first; call again.
+ */
+#define FIBER_IOC_RETIRE	_IO(FIBER_IOC_MAGIC, 0x06)
+
+/* EINVAL: the name is not terminated. ESRCH: no such fiber. EPERM: id 0 and the
+ * caller is no fiber.
+ */
+#define FIBER_IOC_SET_NAME	_IOW(FIBER_IOC_MAGIC, 0x07, struct fiber_name)
+
+/* The calling fiber's id (GetCurrentFiber). EPERM: the caller is no fiber. */
+#define FIBER_IOC_SELF		_IOR(FIBER_IOC_MAGIC, 0x08, __u64)
+
+/*
+ * Fiber-local storage of the calling fiber: positions are allocated per fiber
+ * and say nothing about other fibers. EPERM: the caller is no fiber. EINVAL: an
+ * index that is not allocated. EAGAIN: all FIBER_FLS_MAX are.
+ */
+/* Stores the lowest free position; its value is 0. */
+#define FIBER_IOC_FLS_ALLOC	_IOR(FIBER_IOC_MAGIC, 0x10, __u64)
+/* [register: index] */
+#define FIBER_IOC_FLS_FREE	_IO(FIBER_IOC_MAGIC, 0x11)
+#define FIBER_IOC_FLS_SET	_IOW(FIBER_IOC_MAGIC, 0x12, struct fiber_fls)
+#define FIBER_IOC_FLS_GET	_IOWR(FIBER_IOC_MAGIC, 0x13, struct fiber_fls)
+
+#endif /* _UAPI_FIBER_H */
