@@ -26,10 +26,10 @@ static int fiber_close(struct inode *inode, struct file *file)
 /* The requests that are about the calling fiber. */
 static long fiber_ioctl_self(struct fiber_process *process, unsigned int cmd, unsigned long arg)
 {
-	struct fiber_thread *thread = fiber_thread_current();
+	struct fiber_thread *thread = fiber_caller(process);
 	void __user *user = (void __user *)arg;
 
-	if (!thread || thread->process != process)
+	if (!thread)
 		return -EPERM;
 
 	switch (cmd) {

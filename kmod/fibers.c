@@ -70,11 +70,8 @@ static struct fiber __rcu **fiber_slot(struct fiber_process *process, u32 slot)
 	return chunk ? &chunk->fibers[slot & (FIBER_CHUNK_SIZE - 1)] : NULL;
 }
 
-/*
- * Returns the fiber of that id or NULL. Under RCU or the process's lock, which
- * is how long the fiber stays unless the caller comes to own it.
- */
-struct fiber *fiber_find(struct fiber_process *process, u64 id)
+/* fiber_find() by slot. */
+struct fiber *fiber_find_slot(struct fiber_process *process, u64 id)
 {
 	u32 slot = id & FIBER_SLOT_MASK;
 	struct fiber __rcu **place;
@@ -145,6 +142,7 @@ void fiber_publish(struct fiber_process *process, struct fiber *fiber)
 	rcu_read_lock();
 	rcu_assign_pointer(*fiber_slot(process, fiber->id & FIBER_SLOT_MASK), fiber);
 	rcu_read_unlock();
+	fiber_tables_add_fiber(process, fiber);
 }
 
 /* Gives a reserved id back, which nobody has seen. */
@@ -161,6 +159,7 @@ void fiber_remove(struct fiber_process *process, struct fiber *fiber)
 	u32 slot = fiber->id & FIBER_SLOT_MASK;
 
 	mutex_lock(&process->lock);
+	fiber_tables_remove_fiber(process, fiber);
 	RCU_INIT_POINTER(*fiber_slot(process, slot), NULL);
 	process->generation++;
 	ida_free(&process->ids, slot);
@@ -199,12 +198,11 @@ static int fiber_create_check(const struct fiber_create *args)
 /* FIBER_IOC_CREATE */
 long fiber_create(struct fiber_process *process, struct fiber_create __user *user)
 {
-	struct fiber_thread *thread = fiber_thread_current();
 	struct fiber_create args;
 	struct fiber *fiber;
 	long err;
 
-	if (!thread || thread->process != process)
+	if (!fiber_caller(process))
 		return -EPERM;
 	if (copy_from_user(&args, user, sizeof(args)))
 		return -EFAULT;
@@ -282,9 +280,9 @@ long fiber_set_name(struct fiber_process *process, const struct fiber_name __use
 	if (strnlen(args.name, FIBER_NAME_SIZE) == FIBER_NAME_SIZE)
 		return -EINVAL;
 	if (!args.id) {
-		struct fiber_thread *thread = fiber_thread_current();
+		struct fiber_thread *thread = fiber_caller(process);
 
-		if (!thread || thread->process != process)
+		if (!thread)
 			return -EPERM;
 		args.id = thread->running->id;
 	}

@@ -11,6 +11,7 @@
  * Lock order:
  *	fiber_process.lock (mutex)
  *	  fiber_processes_lock (raw spinlock, in process.c)
+ *	  fiber_tables.lock (raw spinlock, in lookup.c)
  *
  * The switch takes neither. It rests on one word, fiber.owner: whoever changes
  * it from FIBER_FREE owns the fiber's context until giving it back, and only an
@@ -39,6 +40,7 @@
 
 #include "x86/context.h"
 
+struct fiber_tables;
 struct proc_dir_entry;
 
 /* Slots are kept in chunks, which are allocated as ids reach them. */
@@ -69,6 +71,7 @@ struct fiber_chunk {
  * @left: threads in FIBER_IOC_RETIRE wait here
  * @end_work: what cannot be done in the probe that saw the end
  * @free_work: frees it after the last reference
+ * @tables: of the report's look-ups, where one of those is in use
  * @proc: /proc/fiber/PID, where that is in use
  * @rcu: readers of the table
  * @chunks: @lock for changes, RCU for readers; grows only
@@ -91,6 +94,7 @@ struct fiber_process {
 	wait_queue_head_t left;
 	struct work_struct end_work;
 	struct work_struct free_work;
+	struct fiber_tables *tables;
 	struct proc_dir_entry *proc;
 	struct rcu_head rcu;
 	struct fiber_chunk __rcu *chunks[];
@@ -102,6 +106,7 @@ struct fiber_process {
  * @process: its process; a reference
  * @own_id: the fiber that the thread itself is
  * @pid: its pid; a reference
+ * @node: in the table of threads, where that is in use
  * @seq: guards the fields below it against readers; the writer is the thread
  *       itself with interrupts off, or the scheduler switching it
  * @running: the fiber that the thread runs
@@ -117,6 +122,7 @@ struct fiber_thread {
 	struct fiber_process *process;
 	u64 own_id;
 	struct pid *pid;
+	struct hlist_node node;
 
 	seqcount_t seq;
 	struct fiber *running;
@@ -154,6 +160,7 @@ struct fiber_thread {
  * @entry, @arg, @stack_start, @stack_size, @first_mask: as created; constant
  * @parent: pid of the creating thread; a reference
  * @name: zero-terminated; the process's lock
+ * @node: in the table of fibers, where that is in use
  * @rcu: readers of the slots
  */
 struct fiber {
@@ -179,6 +186,7 @@ struct fiber {
 	sigset_t first_mask;
 	struct pid *parent;
 	char name[FIBER_NAME_SIZE];
+	struct hlist_node node;
 	struct rcu_head rcu;
 };
 
@@ -191,6 +199,7 @@ extern struct workqueue_struct *fiber_workqueue;
 /* process.c */
 struct fiber_process *fiber_process_open(void);
 struct fiber_process *fiber_process_find(struct signal_struct *signal);
+struct fiber_process *fiber_process_lookup(struct signal_struct *signal);
 void fiber_process_get(struct fiber_process *process);
 void fiber_process_put(struct fiber_process *process);
 void fiber_process_end(struct signal_struct *signal);
@@ -222,7 +231,7 @@ void fiber_reset(struct fiber *fiber);
 long fiber_create(struct fiber_process *process, struct fiber_create __user *user);
 long fiber_delete(struct fiber_process *process, u64 id);
 long fiber_set_name(struct fiber_process *process, const struct fiber_name __user *user);
-struct fiber *fiber_find(struct fiber_process *process, u64 id);
+struct fiber *fiber_find_slot(struct fiber_process *process, u64 id);
 u64 fiber_slot_id(struct fiber_process *process, u32 slot);
 
 static inline struct fiber_thread *fiber_owner_thread(long owner)
@@ -231,6 +240,17 @@ static inline struct fiber_thread *fiber_owner_thread(long owner)
 		return NULL;
 	return (struct fiber_thread *)(owner & ~FIBER_DOOMED);
 }
+
+/* lookup.c */
+int fiber_lookup_init(void);
+int fiber_tables_create(struct fiber_process *process);
+void fiber_tables_destroy(struct fiber_process *process);
+void fiber_tables_add_fiber(struct fiber_process *process, struct fiber *fiber);
+void fiber_tables_remove_fiber(struct fiber_process *process, struct fiber *fiber);
+void fiber_tables_add_thread(struct fiber_process *process, struct fiber_thread *thread);
+void fiber_tables_remove_thread(struct fiber_process *process, struct fiber_thread *thread);
+struct fiber_thread *fiber_caller(struct fiber_process *process);
+struct fiber *fiber_find(struct fiber_process *process, u64 id);
 
 /* switch.c */
 long fiber_switch(struct fiber_process *process, u64 id);

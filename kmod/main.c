@@ -36,6 +36,9 @@ static int __init fiber_init(void)
 {
 	int err;
 
+	err = fiber_lookup_init();
+	if (err)
+		return err;
 	fiber_workqueue = alloc_workqueue("fiber", WQ_UNBOUND, 0);
 	if (!fiber_workqueue)
 		return -ENOMEM;

@@ -20,7 +20,8 @@ atomic_long_t fiber_processes;
 static void process_end_work(struct work_struct *work);
 static void process_free_work(struct work_struct *work);
 
-static struct fiber_process *process_lookup(struct signal_struct *signal)
+/* The entry of a thread group or NULL. Under RCU or fiber_processes_lock. */
+struct fiber_process *fiber_process_lookup(struct signal_struct *signal)
 {
 	struct fiber_process *process;
 
@@ -37,7 +38,7 @@ struct fiber_process *fiber_process_find(struct signal_struct *signal)
 	struct fiber_process *process;
 
 	rcu_read_lock();
-	process = process_lookup(signal);
+	process = fiber_process_lookup(signal);
 	if (process && !refcount_inc_not_zero(&process->refs))
 		process = NULL;
 	rcu_read_unlock();
@@ -53,6 +54,10 @@ static struct fiber_process *process_alloc(void)
 			   GFP_KERNEL_ACCOUNT);
 	if (!process)
 		return NULL;
+	if (fiber_tables_create(process)) {
+		kvfree(process);
+		return NULL;
+	}
 	refcount_set(&process->refs, 1);
 	process->mm = current->mm;
 	mmgrab(process->mm);
@@ -85,7 +90,7 @@ struct fiber_process *fiber_process_open(void)
 		return ERR_PTR(-ENOMEM);
 
 	raw_spin_lock(&fiber_processes_lock);
-	rival = process_lookup(current->signal);
+	rival = fiber_process_lookup(current->signal);
 	if (rival) {
 		/* An entry in the table has the table's reference. */
 		refcount_inc(&rival->refs);
@@ -133,6 +138,7 @@ static void process_free_work(struct work_struct *work)
 		kfree(chunk);
 		cond_resched();
 	}
+	fiber_tables_destroy(process);
 	ida_destroy(&process->ids);
 	mutex_destroy(&process->lock);
 	put_pid(process->pid);
@@ -169,13 +175,13 @@ void fiber_process_end(struct signal_struct *signal)
 	unsigned long flags;
 
 	rcu_read_lock();
-	process = process_lookup(signal);
+	process = fiber_process_lookup(signal);
 	rcu_read_unlock();
 	if (!process)
 		return;
 
 	raw_spin_lock_irqsave(&fiber_processes_lock, flags);
-	process = process_lookup(signal);
+	process = fiber_process_lookup(signal);
 	if (process)
 		process_unhash(process);
 	raw_spin_unlock_irqrestore(&fiber_processes_lock, flags);

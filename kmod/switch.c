@@ -43,11 +43,11 @@ void fiber_release(struct fiber *fiber, struct fiber_thread *thread)
 /* FIBER_IOC_SWITCH */
 long fiber_switch(struct fiber_process *process, u64 id)
 {
-	struct fiber_thread *thread = fiber_thread_current();
+	struct fiber_thread *thread = fiber_caller(process);
 	struct fiber *from, *to;
 	long owner, err;
 
-	if (unlikely(!thread || thread->process != process))
+	if (unlikely(!thread))
 		return -EPERM;
 	if (unlikely(fiber_has_shadow_stack()))
 		return -EOPNOTSUPP;

@@ -85,6 +85,7 @@ long fiber_thread_convert(struct fiber_process *process, struct fiber_convert __
 	thread->own_id = fiber->id;
 	fiber_account_start(thread, fiber);
 	fiber_publish(process, fiber);
+	fiber_tables_add_thread(process, thread);
 	fiber_procfs_add(process);
 	/* The hooks run module code until the thread ends or converts back. */
 	__module_get(THIS_MODULE);
@@ -102,16 +103,17 @@ free_thread:
 /* FIBER_IOC_REVERT */
 long fiber_thread_revert(struct fiber_process *process)
 {
-	struct fiber_thread *thread = fiber_thread_current();
+	struct fiber_thread *thread = fiber_caller(process);
 	struct fiber *fiber;
 
-	if (!thread || thread->process != process)
+	if (!thread)
 		return -EPERM;
 	fiber = thread->running;
 	if (fiber->home != thread)
 		return -EINVAL;
 
 	preempt_notifier_unregister(&thread->notifier);
+	fiber_tables_remove_thread(thread->process, thread);
 	atomic_long_set_release(&fiber->owner, FIBER_DELETED);
 	fiber_remove(process, fiber);
 	thread_free(thread);
@@ -149,9 +151,9 @@ unlock:
 /* FIBER_IOC_RETIRE */
 long fiber_thread_retire(struct fiber_process *process)
 {
-	struct fiber_thread *thread = fiber_thread_current();
+	struct fiber_thread *thread = fiber_caller(process);
 
-	if (!thread || thread->process != process)
+	if (!thread)
 		return -EPERM;
 	if (thread->running->home == thread)
 		return -EINVAL;
@@ -169,6 +171,7 @@ void fiber_thread_end(struct fiber_thread *thread)
 	struct fiber *running = thread->running;
 
 	preempt_notifier_unregister(&thread->notifier);
+	fiber_tables_remove_thread(thread->process, thread);
 	local_irq_disable();
 	fiber_account_switch(thread, NULL);
 	local_irq_enable();
