@@ -53,9 +53,10 @@ static long fiber_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	struct fiber_process *process = file->private_data;
 	void __user *user = (void __user *)arg;
 
-	switch (cmd) {
-	case FIBER_IOC_SWITCH:
+	if (likely(cmd == FIBER_IOC_SWITCH))
 		return fiber_switch(process, arg);
+
+	switch (cmd) {
 	case FIBER_IOC_FLS_GET:
 	case FIBER_IOC_FLS_SET:
 	case FIBER_IOC_FLS_ALLOC:

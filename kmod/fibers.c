@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Fibers: creation, look-up, names, deletion. Slots are slots of a process. */
-#include <linux/nospec.h>
 #include <linux/pid.h>
-#include <linux/processor.h>
 #include <linux/sched/clock.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -59,31 +57,6 @@ void fiber_free(struct fiber *fiber)
 static void fiber_free_rcu(struct rcu_head *rcu)
 {
 	fiber_free(container_of(rcu, struct fiber, rcu));
-}
-
-static struct fiber __rcu **fiber_slot(struct fiber_process *process, u32 slot)
-{
-	struct fiber_chunk *chunk;
-
-	chunk = rcu_dereference_check(process->chunks[slot >> FIBER_CHUNK_SHIFT],
-				      lockdep_is_held(&process->lock));
-	return chunk ? &chunk->fibers[slot & (FIBER_CHUNK_SIZE - 1)] : NULL;
-}
-
-/* fiber_find() by slot. */
-struct fiber *fiber_find_slot(struct fiber_process *process, u64 id)
-{
-	u32 slot = id & FIBER_SLOT_MASK;
-	struct fiber __rcu **place;
-	struct fiber *fiber;
-
-	if (unlikely(slot > process->max))
-		return NULL;
-	place = fiber_slot(process, array_index_nospec(slot, process->max + 1));
-	if (unlikely(!place))
-		return NULL;
-	fiber = rcu_dereference_check(*place, lockdep_is_held(&process->lock));
-	return likely(fiber && fiber->id == id) ? fiber : NULL;
 }
 
 /* Returns the id of the fiber in that slot, 0 if there is none. */

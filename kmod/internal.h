@@ -13,7 +13,7 @@
  *	  fiber_processes_lock (raw spinlock, in process.c)
  *	  fiber_tables.lock (raw spinlock, in lookup.c)
  *
- * The switch takes neither. It rests on one word, fiber.owner: whoever changes
+ * The switch takes none of them. It rests on one word, fiber.owner: whoever changes
  * it from FIBER_FREE owns the fiber's context until giving it back, and only an
  * owner may take a fiber away.
  *
@@ -26,6 +26,7 @@
 #include <linux/atomic.h>
 #include <linux/idr.h>
 #include <linux/mutex.h>
+#include <linux/nospec.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
 #include <linux/refcount.h>
@@ -212,7 +213,6 @@ static inline bool fiber_process_is_current(const struct fiber_process *process)
 }
 
 /* thread.c */
-struct fiber_thread *fiber_thread_current(void);
 long fiber_thread_convert(struct fiber_process *process, struct fiber_convert __user *user);
 long fiber_thread_revert(struct fiber_process *process);
 long fiber_thread_retire(struct fiber_process *process);
@@ -231,7 +231,6 @@ void fiber_reset(struct fiber *fiber);
 long fiber_create(struct fiber_process *process, struct fiber_create __user *user);
 long fiber_delete(struct fiber_process *process, u64 id);
 long fiber_set_name(struct fiber_process *process, const struct fiber_name __user *user);
-struct fiber *fiber_find_slot(struct fiber_process *process, u64 id);
 u64 fiber_slot_id(struct fiber_process *process, u32 slot);
 
 static inline struct fiber_thread *fiber_owner_thread(long owner)
@@ -241,6 +240,8 @@ static inline struct fiber_thread *fiber_owner_thread(long owner)
 	return (struct fiber_thread *)(owner & ~FIBER_DOOMED);
 }
 
+extern struct preempt_ops fiber_preempt_ops;
+
 /* lookup.c */
 int fiber_lookup_init(void);
 int fiber_tables_create(struct fiber_process *process);
@@ -249,8 +250,72 @@ void fiber_tables_add_fiber(struct fiber_process *process, struct fiber *fiber);
 void fiber_tables_remove_fiber(struct fiber_process *process, struct fiber *fiber);
 void fiber_tables_add_thread(struct fiber_process *process, struct fiber_thread *thread);
 void fiber_tables_remove_thread(struct fiber_process *process, struct fiber_thread *thread);
-struct fiber_thread *fiber_caller(struct fiber_process *process);
-struct fiber *fiber_find(struct fiber_process *process, u64 id);
+struct fiber_thread *fiber_tables_caller(struct fiber_process *process);
+struct fiber *fiber_tables_find(struct fiber_process *process, u64 id);
+
+extern enum fiber_lookup {
+	FIBER_LOOKUP_DIRECT,
+	FIBER_LOOKUP_HASH,
+	FIBER_LOOKUP_SCAN,
+} fiber_lookup;
+
+/* What the calling thread is, or NULL if it is no fiber. In any context. */
+static inline struct fiber_thread *fiber_thread_current(void)
+{
+	struct preempt_notifier *notifier;
+
+	hlist_for_each_entry(notifier, &current->preempt_notifiers, link)
+		if (notifier->ops == &fiber_preempt_ops)
+			return container_of(notifier, struct fiber_thread, notifier);
+	return NULL;
+}
+
+/* The calling thread, if it is a fiber of that process, else NULL. */
+static inline struct fiber_thread *fiber_caller(struct fiber_process *process)
+{
+	struct fiber_thread *thread;
+
+	if (unlikely(fiber_lookup != FIBER_LOOKUP_DIRECT))
+		return fiber_tables_caller(process);
+	thread = fiber_thread_current();
+	return likely(thread && thread->process == process) ? thread : NULL;
+}
+
+/*
+ * The place of a fiber in the slots, or NULL. Under RCU (which includes that
+ * interrupts are off) or the process's lock.
+ */
+static inline struct fiber __rcu **fiber_slot(struct fiber_process *process, u32 slot)
+{
+	struct fiber_chunk *chunk;
+
+	chunk = rcu_dereference_check(process->chunks[slot >> FIBER_CHUNK_SHIFT],
+				      lockdep_is_held(&process->lock) ||
+				      rcu_read_lock_any_held());
+	return chunk ? &chunk->fibers[slot & (FIBER_CHUNK_SIZE - 1)] : NULL;
+}
+
+/*
+ * Returns the fiber of that id or NULL. As fiber_slot(), which is how long the
+ * fiber stays unless the caller comes to own it.
+ */
+static inline struct fiber *fiber_find(struct fiber_process *process, u64 id)
+{
+	u32 slot = id & FIBER_SLOT_MASK;
+	struct fiber __rcu **place;
+	struct fiber *fiber;
+
+	if (unlikely(fiber_lookup != FIBER_LOOKUP_DIRECT))
+		return fiber_tables_find(process, id);
+	if (unlikely(slot > process->max))
+		return NULL;
+	place = fiber_slot(process, array_index_nospec(slot, process->max + 1));
+	if (unlikely(!place))
+		return NULL;
+	fiber = rcu_dereference_check(*place, lockdep_is_held(&process->lock) ||
+					      rcu_read_lock_any_held());
+	return likely(fiber && fiber->id == id) ? fiber : NULL;
+}
 
 /* switch.c */
 long fiber_switch(struct fiber_process *process, u64 id);
@@ -272,7 +337,6 @@ void fiber_account_start(struct fiber_thread *thread, struct fiber *fiber);
 void fiber_account_switch(struct fiber_thread *thread, struct fiber *to);
 void fiber_account_read(const struct fiber *fiber, struct fiber_thread *thread,
 			struct fiber_times *times);
-extern struct preempt_ops fiber_preempt_ops;
 int fiber_account_init(void);
 void fiber_account_exit(void);
 

@@ -26,7 +26,7 @@ static char *lookup = "direct";
 module_param(lookup, charp, 0444);
 MODULE_PARM_DESC(lookup, "How the running fiber is found: direct, hash (the report's version 1) or scan (its version 2) (default direct)");
 
-static enum { DIRECT, HASH, SCAN } method __ro_after_init;
+enum fiber_lookup fiber_lookup __ro_after_init;
 
 /**
  * struct fiber_tables - the report's tables of one process
@@ -49,7 +49,7 @@ int __init fiber_lookup_init(void)
 		pr_err("lookup=%s: not one of direct, hash, scan\n", lookup);
 		return -EINVAL;
 	}
-	method = i;
+	fiber_lookup = i;
 	return 0;
 }
 
@@ -58,7 +58,7 @@ int fiber_tables_create(struct fiber_process *process)
 {
 	struct fiber_tables *tables;
 
-	if (method == DIRECT)
+	if (fiber_lookup == FIBER_LOOKUP_DIRECT)
 		return 0;
 	tables = kvzalloc(sizeof(*tables), GFP_KERNEL_ACCOUNT);
 	if (!tables)
@@ -100,7 +100,7 @@ void fiber_tables_add_thread(struct fiber_process *process, struct fiber_thread 
 {
 	struct fiber_tables *tables = process->tables;
 
-	if (method != HASH)
+	if (fiber_lookup != FIBER_LOOKUP_HASH)
 		return;
 	raw_spin_lock_irq(&tables->lock);
 	hash_add_rcu(tables->threads, &thread->node, (unsigned long)thread->pid);
@@ -113,7 +113,7 @@ void fiber_tables_remove_thread(struct fiber_process *process, struct fiber_thre
 	struct fiber_tables *tables = process->tables;
 	unsigned long flags;
 
-	if (method != HASH)
+	if (fiber_lookup != FIBER_LOOKUP_HASH)
 		return;
 	raw_spin_lock_irqsave(&tables->lock, flags);
 	hash_del_rcu(&thread->node);
@@ -148,36 +148,26 @@ static struct fiber_thread *scan_caller(struct fiber_tables *tables)
 	return NULL;
 }
 
-/* The calling thread, if it is a fiber of that process, else NULL. */
-struct fiber_thread *fiber_caller(struct fiber_process *process)
+/* fiber_caller() in the report's ways. */
+struct fiber_thread *fiber_tables_caller(struct fiber_process *process)
 {
 	struct fiber_thread *thread = NULL;
 
-	if (likely(method == DIRECT)) {
-		thread = fiber_thread_current();
-		return likely(thread && thread->process == process) ? thread : NULL;
-	}
-
 	rcu_read_lock();
 	if (fiber_process_lookup(current->signal) == process)
-		thread = method == HASH ? hash_caller(process->tables) :
-					  scan_caller(process->tables);
+		thread = fiber_lookup == FIBER_LOOKUP_HASH ? hash_caller(process->tables) :
+							     scan_caller(process->tables);
 	rcu_read_unlock();
 	return thread;
 }
 
-/*
- * Returns the fiber of that id or NULL. Under RCU or the process's lock, which
- * is how long the fiber stays unless the caller comes to own it.
- */
-struct fiber *fiber_find(struct fiber_process *process, u64 id)
+/* fiber_find() in the report's way. */
+struct fiber *fiber_tables_find(struct fiber_process *process, u64 id)
 {
 	struct fiber *fiber;
 
-	if (likely(method == DIRECT))
-		return fiber_find_slot(process, id);
 	hash_for_each_possible_rcu(process->tables->fibers, fiber, node, id,
-				   lockdep_is_held(&process->lock))
+				   lockdep_is_held(&process->lock) || rcu_read_lock_any_held())
 		if (fiber->id == id)
 			return fiber;
 	return NULL;

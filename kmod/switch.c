@@ -6,7 +6,7 @@
 #include "compat.h"
 #include "internal.h"
 
-/* Why the fiber could not be taken; counts where the ABI says so. Under RCU. */
+/* Why the fiber could not be taken; counts where the ABI says so. Interrupts are off. */
 static noinline long switch_refuse(struct fiber *to, struct fiber_thread *thread, long owner)
 {
 	switch (owner) {
@@ -54,30 +54,36 @@ long fiber_switch(struct fiber_process *process, u64 id)
 	if (unlikely(__on_sig_stack(current_user_stack_pointer())))
 		return -EINVAL;
 
-	rcu_read_lock();
+	/*
+	 * Interrupts are off from the look-up to the release: that is an RCU
+	 * section, and keeps scheduler and FPU away from what is half-done.
+	 */
+	local_irq_disable();
 	to = fiber_find(process, id);
 	if (unlikely(!to)) {
-		rcu_read_unlock();
-		return -ESRCH;
+		err = -ESRCH;
+		goto enable;
 	}
 	owner = atomic_long_cmpxchg_acquire(&to->owner, FIBER_FREE, (long)thread);
 	if (unlikely(owner != FIBER_FREE)) {
 		err = switch_refuse(to, thread, owner);
-		rcu_read_unlock();
-		return err;
+		goto enable;
 	}
-	rcu_read_unlock();
 
 	/* Owned, so it stays. Only the thread itself changes its signal mask. */
 	from = thread->running;
 	from->mask = current->blocked;
-	if (unlikely(!sigequalsets(&from->mask, &to->mask)))
+	if (unlikely(!sigequalsets(&from->mask, &to->mask))) {
+		local_irq_enable();
 		sigprocmask(SIG_SETMASK, &to->mask, NULL);
+		local_irq_disable();
+	}
 
-	local_irq_disable();
 	fiber_account_switch(thread, to);
 	fiber_context_switch(&from->context, &to->context);
 	fiber_release(from, thread);
+	err = 0;
+enable:
 	local_irq_enable();
-	return 0;
+	return err;
 }

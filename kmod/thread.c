@@ -10,17 +10,6 @@
 
 atomic_long_t fiber_threads;
 
-/* Returns what the calling thread is, or NULL if it is no fiber. In any context. */
-struct fiber_thread *fiber_thread_current(void)
-{
-	struct preempt_notifier *notifier;
-
-	hlist_for_each_entry(notifier, &current->preempt_notifiers, link)
-		if (notifier->ops == &fiber_preempt_ops)
-			return container_of(notifier, struct fiber_thread, notifier);
-	return NULL;
-}
-
 static struct fiber_thread *thread_alloc(struct fiber_process *process)
 {
 	struct fiber_thread *thread = kzalloc(sizeof(*thread), GFP_KERNEL_ACCOUNT);
