@@ -281,23 +281,23 @@ static inline struct fiber_thread *fiber_caller(struct fiber_process *process)
 	return likely(thread && thread->process == process) ? thread : NULL;
 }
 
-/*
- * The place of a fiber in the slots, or NULL. Under RCU (which includes that
- * interrupts are off) or the process's lock.
- */
+/* What keeps a fiber that was found: RCU, which interrupts off include, or the lock. */
+#define fiber_slots_held(process) \
+	(lockdep_is_held(&(process)->lock) || rcu_read_lock_any_held())
+
+/* The place of a fiber in the slots, or NULL. Under fiber_slots_held(). */
 static inline struct fiber __rcu **fiber_slot(struct fiber_process *process, u32 slot)
 {
 	struct fiber_chunk *chunk;
 
 	chunk = rcu_dereference_check(process->chunks[slot >> FIBER_CHUNK_SHIFT],
-				      lockdep_is_held(&process->lock) ||
-				      rcu_read_lock_any_held());
+				      fiber_slots_held(process));
 	return chunk ? &chunk->fibers[slot & (FIBER_CHUNK_SIZE - 1)] : NULL;
 }
 
 /*
- * Returns the fiber of that id or NULL. As fiber_slot(), which is how long the
- * fiber stays unless the caller comes to own it.
+ * Returns the fiber of that id or NULL. Under fiber_slots_held(), which is how
+ * long the fiber stays unless the caller comes to own it.
  */
 static inline struct fiber *fiber_find(struct fiber_process *process, u64 id)
 {
@@ -312,8 +312,7 @@ static inline struct fiber *fiber_find(struct fiber_process *process, u64 id)
 	place = fiber_slot(process, array_index_nospec(slot, process->max + 1));
 	if (unlikely(!place))
 		return NULL;
-	fiber = rcu_dereference_check(*place, lockdep_is_held(&process->lock) ||
-					      rcu_read_lock_any_held());
+	fiber = rcu_dereference_check(*place, fiber_slots_held(process));
 	return likely(fiber && fiber->id == id) ? fiber : NULL;
 }
 

@@ -167,7 +167,7 @@ struct fiber *fiber_tables_find(struct fiber_process *process, u64 id)
 	struct fiber *fiber;
 
 	hash_for_each_possible_rcu(process->tables->fibers, fiber, node, id,
-				   lockdep_is_held(&process->lock) || rcu_read_lock_any_held())
+				   fiber_slots_held(process))
 		if (fiber->id == id)
 			return fiber;
 	return NULL;
