@@ -2,6 +2,7 @@
 /* SwitchToFiber, the hot path: no allocation, no lock, nothing that sleeps. */
 #include <linux/ptrace.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
 
 #include "compat.h"
 #include "internal.h"

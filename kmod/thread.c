@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Threads: conversion to a fiber and back, and what becomes of fibers when one ends. */
+#include <linux/module.h>
 #include <linux/pid.h>
 #include <linux/ptrace.h>
+#include <linux/sched/task_stack.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
