@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+# make demo, make test: all they need is git, make, and Python 3.10 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:
+	@echo "make demo      see fibers run in a kernel, in a virtual machine"
+	@echo "make test      all tests, here and in the virtual machine"
+	@echo "make test-all  the same, then the long ones and the other kernels"
+	@echo "make check     types, style, and the module's sparse and checkpatch"
+	@echo "make clean     what was built; make distclean: .venv too"
+
+# Installs what is missing; asks first on a terminal. Quick when all is there.
+setup:
+	@$(PYTHON) tools/bootstrap.py
+
+build: setup
+	@test -f build/build.ninja || $(BIN)/meson setup build >/dev/null
+	@$(BIN)/meson compile -C build --quiet
+
+demo: build
+	@$(BIN)/python tools/demo.py
+
+test: build
+	$(BIN)/python -m pytest
+
+test-all: test
+	$(BIN)/python -m pytest -m guest --guest-stress
+
+check: setup style
+	$(BIN)/mypy
+	$(BIN)/python tools/check_kmod.py
+
+style: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf build
+
+distclean: clean
+	rm -rf .venv
+
+.PHONY: help setup build demo test test-all check style clean distclean

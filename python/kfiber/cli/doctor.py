@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""`kfiber doctor`: what this machine can do, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kfiber import module
+from kfiber.errors import KfiberError
+
+EPILOG = """\
+A virtual machine (kfiber vm run) needs the lines under "virtual machine" only;
+the module in this kernel (kfiber module load) those under "this kernel".
+Exits with 0 if at least one of the two is complete, else with 1.
+
+examples:
+  kfiber doctor
+  kfiber doctor --json | jq '.[] | select(.ok | not).mend'
+"""
+
+VM = "virtual machine"
+HERE = "this kernel"
+NOTE = "good to know"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: whether it is all right, and what to do if not."""
+
+    part: str
+    name: str
+    ok: bool
+    says: str
+    mend: str | None = None
+
+
+def _path() -> str:
+    return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+def _tool(part: str, name: str, package: str) -> Finding:
+    found = shutil.which(name, path=_path())
+    mend = None if found else f"apt-get install {package}"
+    return Finding(part, name, found is not None, found or "not installed", mend)
+
+
+def _headers() -> Finding:
+    try:
+        return Finding(HERE, "headers", True, str(module.running_build_dir()))
+    except KfiberError as error:
+        says, _, mend = str(error).partition("; mend: ")
+        return Finding(HERE, "headers", False, says, mend)
+
+
+def _loaded() -> Finding:
+    status = module.status()
+    name = "module"
+    if status.usable:
+        return Finding(HERE, name, True, f"loaded, version {status.version}, ABI {status.abi}")
+    if status.abi is not None:
+        says = f"loaded with ABI {status.abi}, this package speaks {module.ABI_VERSION}"
+        mend = "kfiber module unload, then kfiber module load"
+        return Finding(HERE, name, False, says, mend)
+    if status.loaded:
+        return Finding(HERE, name, False, f"loaded, but {module.DEVICE} does not answer", "dmesg")
+    return Finding(HERE, name, False, "not loaded", "sudo kfiber module load")
+
+
+def _word(path: Path) -> str | None:
+    """The chosen one of the words in a file, as `a [b] c`; None without the file."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return None
+    return text.partition("[")[2].partition("]")[0] or text.strip()
+
+
+def _signatures() -> Finding:
+    lockdown = _word(Path("/sys/kernel/security/lockdown"))
+    enforced = _word(Path("/sys/module/module/parameters/sig_enforce"))
+    strict = (lockdown or "none") != "none" or enforced == "Y"
+    says = f"lockdown: {lockdown or 'not there'}, signatures required: {enforced or 'not there'}"
+    mend = "sign fiber.ko with a key that this machine trusts, or turn Secure Boot off"
+    return Finding(HERE, "signatures", not strict, says, mend if strict else None)
+
+
+def _busybox() -> Finding:
+    path = Path("/bin/busybox")
+    ok = path.exists()
+    mend = None if ok else "apt-get install busybox-static"
+    return Finding(VM, "busybox", ok, str(path) if ok else "not installed", mend)
+
+
+def _acceleration() -> Finding:
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    says = "/dev/kvm can be opened, a probe decides" if usable else "none, software emulation"
+    return Finding(NOTE, "acceleration", True, says)
+
+
+def findings() -> Iterator[Finding]:
+    """Looks, and changes nothing."""
+    yield _tool(VM, "qemu-system-x86_64", "qemu-system-x86")
+    yield _busybox()
+    yield _tool(VM, "make", "make")
+    yield _tool(VM, "gcc", "gcc")
+    yield _tool(VM, "dpkg", "dpkg")
+    yield _tool(VM, "apt-get", "apt")
+    yield _tool(HERE, "insmod", "kmod")
+    yield _headers()
+    yield _signatures()
+    yield _loaded()
+    yield _acceleration()
+    yield Finding(NOTE, "kernel", True, f"{platform.release()} on {platform.machine()}")
+    yield Finding(NOTE, "python", True, platform.python_version())
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="say what this machine can do, and how to mend the rest",
+        description="Looks at what this machine can do. Changes nothing.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(main=main)
+
+
+def _complete(found: list[Finding], part: str) -> bool:
+    return all(finding.ok for finding in found if finding.part == part)
+
+
+def _print(found: list[Finding]) -> None:
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    part = None
+    for finding in found:
+        if finding.part != part:
+            part = finding.part
+            print(f"{part}:")
+        mark = "ok" if finding.ok else "--"
+        if color:
+            mark = f"\033[{32 if finding.ok else 31}m{mark}\033[0m"
+        print(f"  {mark} {finding.name}: {finding.says}")
+        if finding.mend:
+            print(f"     mend: {finding.mend}")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the findings; 0 if fibers can run somewhere, else 1."""
+    found = list(findings())
+    if args.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
+    else:
+        _print(found)
+    return 0 if _complete(found, VM) or _complete(found, HERE) else 1

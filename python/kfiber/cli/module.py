@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""`kfiber module`: build, load and unload the kernel module, and see how it is."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from kfiber import module
+
+EPILOG = """\
+examples:
+  kfiber module build                    for the running kernel, into your cache
+  sudo kfiber module load                build if need be, and load
+  sudo kfiber module load max_fibers=1000
+  kfiber module status --json
+  sudo kfiber module unload
+
+The module runs in your kernel with all its rights. To try it without that,
+use: kfiber vm run
+"""
+
+
+def parameter(text: str) -> tuple[str, str]:
+    """NAME=VALUE as a pair."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "module",
+        help="build, load, unload the kernel module",
+        description="Handles the kernel module `fiber`.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    build = actions.add_parser("build", help="build it and print its path")
+    build.add_argument("--kernel-dir", type=Path, help="headers or tree of another kernel")
+    build.add_argument("--release", help="that kernel's version")
+    build.set_defaults(main=build_main)
+
+    load = actions.add_parser("load", help="load it, built first if need be")
+    load.add_argument("parameters", nargs="*", type=parameter, metavar="NAME=VALUE")
+    load.set_defaults(main=load_main)
+
+    unload = actions.add_parser("unload", help="unload it")
+    unload.set_defaults(main=unload_main)
+
+    status = actions.add_parser("status", help="say how it is; exits with 1 if it is unusable")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(main=status_main)
+
+
+def build_main(args: argparse.Namespace) -> int:
+    """Prints the path of fiber.ko."""
+    print(module.build(args.kernel_dir, args.release))
+    return 0
+
+
+def load_main(args: argparse.Namespace) -> int:
+    """Builds and loads."""
+    module.load(module.build(), dict(args.parameters))
+    return 0
+
+
+def unload_main(args: argparse.Namespace) -> int:
+    """Unloads."""
+    module.unload()
+    return 0
+
+
+def status_main(args: argparse.Namespace) -> int:
+    """Prints the state; 0 if this package can use the module, else 1."""
+    status = module.status()
+    if args.json:
+        print(json.dumps({**dataclasses.asdict(status), "usable": status.usable}, indent=2))
+    elif not status.loaded:
+        print("not loaded")
+    else:
+        print(f"loaded, version {status.version}, ABI {status.abi}, in use by {status.users}")
+        for name, value in status.parameters.items():
+            print(f"  {name}={value}")
+    return 0 if status.usable else 1

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""`kfiber ps`: the fibers of processes."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from kfiber import proc, render
+
+EPILOG = """\
+columns:
+  TID       thread that runs it
+  CPU       CPU time
+  SWITCHES  times it was switched to; FAILED: times that was refused
+
+examples:
+  kfiber ps                     all processes that have fibers
+  kfiber ps 6526                one process
+  kfiber ps --json | jq '.[] | select(.cpu_time_ns > 1e9).name'
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "ps",
+        help="list fibers",
+        description="Lists the fibers of the processes named, or of all.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pid", nargs="*", type=int, metavar="PID", help="only this process")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, with all that is known")
+    form.add_argument("--prometheus", action="store_true", help="as Prometheus' text format")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the list. KfiberError: a process named is not there."""
+    pids = args.pid or proc.processes()
+    fibers = [fiber for pid in pids for fiber in proc.fibers(pid)]
+    if args.json:
+        text = render.to_json(fibers)
+    elif args.prometheus:
+        text = render.prometheus(fibers)
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+        text = render.table(fibers, width=width)
+    sys.stdout.write(text)
+    return 0

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""The command `kfiber`: help, status and streams of its verbs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kfiber.cli import VERBS, main
+
+
+def kfiber(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "kfiber", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb_shows_examples(verb):
+    run = kfiber(verb, "--help")
+    assert run.returncode == 0
+    assert "examples:" in run.stdout
+    assert max(map(len, run.stdout.splitlines())) <= 80
+
+
+def test_the_version_is_printed():
+    assert kfiber("--version").stdout == "kfiber 0.1.0\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["ps", "x"], ["module", "load", "novalue"]])
+def test_a_wrong_line_exits_with_2(arguments):
+    assert kfiber(*arguments).returncode == 2
+
+
+def test_an_error_is_one_line_and_a_status(capsys):
+    assert main(["ps", "99999999"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "kfiber: no process 99999999; mend: kfiber ps lists those\n"
+
+
+def test_a_closed_pipe_is_no_crash():
+    run = subprocess.run(
+        f"{sys.executable} -m kfiber doctor | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.stderr == ""
+
+
+def test_doctor_names_a_mend_for_all_that_is_not_well():
+    found = json.loads(kfiber("doctor", "--json").stdout)
+    assert {finding["part"] for finding in found} >= {"virtual machine", "this kernel"}
+    assert all(finding["mend"] for finding in found if not finding["ok"])
+
+
+def test_doctor_without_qemu_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kfiber.cli.doctor._path", lambda: str(tmp_path))
+    assert main(["doctor"]) == 1
+    assert "mend: apt-get install qemu-system-x86\n" in capsys.readouterr().out
+
+
+def test_no_colour_in_a_pipe():
+    assert "\x1b" not in kfiber("doctor").stdout
+
+
+def test_status_is_json_too():
+    run = kfiber("module", "status", "--json")
+    status = json.loads(run.stdout)
+    assert run.returncode == (0 if status["usable"] else 1)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""What is written in more than one place agrees."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import kfiber
+from kfiber import module, proc
+from samples import FIBER_FILE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def text(name):
+    return (ROOT / name).read_text()
+
+
+def test_the_package_speaks_the_headers_abi():
+    version = re.search(r"#define FIBER_ABI_VERSION\s+(\d+)", text("uapi/fiber.h"))[1]
+    assert module.ABI_VERSION == int(version)
+
+
+def test_the_version_request_is_the_headers():
+    header = text("uapi/fiber.h")
+    magic = int(re.search(r"#define FIBER_IOC_MAGIC\s+(\w+)", header)[1], 16)
+    number = int(re.search(r"#define FIBER_IOC_VERSION\s+_IO\(\w+, (\w+)\)", header)[1], 16)
+    assert magic << 8 | number == module._IOC_VERSION
+
+
+def test_the_module_prints_the_keys_that_the_package_reads():
+    body = text("kmod/procfs.c").split("static void fiber_print(")[1].split("\n}\n")[0]
+    printed = re.findall(r'seq_(?:printf|puts)\(m, "([A-Z][\w ]+): ', body)
+    assert printed == [line.partition(":")[0] for line in FIBER_FILE.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("kmod/main.c", r'MODULE_VERSION\("(.*)"\)'),
+        ("kmod/dkms.conf", r'PACKAGE_VERSION="(.*)"'),
+        ("meson.build", r"version: '([\d.]+)',\n  license"),
+        ("CHANGELOG.md", r"^## ([\d.]+)"),
+    ],
+)
+def test_there_is_one_version(name, pattern):
+    assert re.search(pattern, text(name), re.MULTILINE)[1] == kfiber.__version__
+
+
+def test_what_is_exported_is_what_is_meant():
+    assert kfiber.__all__ == ["__version__"]
+    assert {name for name in vars(proc) if name in ("Fiber", "fibers", "processes")} == {
+        "Fiber",
+        "fibers",
+        "processes",
+    }
+
+
+def test_every_file_says_its_licence():
+    suffixes = {".py", ".c", ".h", ".S", ".cpp", ".sh"}
+    files = [
+        path
+        for folder in ("kmod", "uapi", "lib", "bench", "python", "tests", "tools")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in suffixes and not path.name.endswith(".mod.c")
+    ]
+    assert len(files) > 30
+    lacking = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if "SPDX-License-Identifier: " not in path.read_text()[:200]
+    ]
+    assert lacking == []

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""kfiber.module: building and its cache, with a compiler that is a script here."""
+
+import pytest
+
+from kfiber import module
+from kfiber.errors import KfiberError
+
+MAKE = """\
+#!/bin/sh
+# make -C TREE -jN M=DIR modules
+echo called >> "$LOG"
+for word; do case $word in M=*) dir=${word#M=} ;; esac; done
+[ -f "$dir/Kbuild" ] && [ -f "$dir/../uapi/fiber.h" ] || exit 3
+if [ -n "$FAIL" ]; then echo "fiber.c:1: error: no"; exit 2; fi
+echo module > "$dir/fiber.ko"
+"""
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """The log of a make that stands in for Kbuild; the cache is empty."""
+    make = tmp_path / "bin" / "make"
+    make.parent.mkdir()
+    make.write_text(MAKE)
+    make.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{make.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    monkeypatch.delenv("FAIL", raising=False)
+    return tmp_path / "log"
+
+
+def test_a_build_is_kept_and_used_again(calls, tmp_path):
+    first = module.build(tmp_path, "6.1")
+    assert first.read_text() == "module\n"
+    assert module.build(tmp_path, "6.1") == first
+    assert calls.read_text() == "called\n"
+
+
+def test_another_kernel_is_another_build(calls, tmp_path):
+    (tmp_path / "Module.symvers").write_text("a")
+    first = module.build(tmp_path, "6.1")
+    (tmp_path / "Module.symvers").write_text("b")
+    assert module.build(tmp_path, "6.1") != first
+
+
+def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
+    calls, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("FAIL", "1")
+    with pytest.raises(KfiberError, match=r"does not build against this kernel.*mend: "):
+        module.build(tmp_path, "6.1")
+    assert "fiber.c:1: error: no" in capfd.readouterr().err
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path.suffix for path in left] == [".lock"]
+    monkeypatch.delenv("FAIL")
+    assert module.build(tmp_path, "6.1").exists()
+
+
+def test_without_headers_the_error_names_their_package(monkeypatch):
+    monkeypatch.setattr("platform.release", lambda: "0.0.0-none")
+    with pytest.raises(KfiberError, match=r"mend: apt-get install linux-headers-0.0.0-none"):
+        module.build()
+
+
+def test_loading_without_the_right_prints_the_line_for_sudo(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(KfiberError, match=rf"mend: sudo /\S+/insmod {tmp_path}/fiber.ko a=1$"):
+        module.load(tmp_path / "fiber.ko", {"a": "1"})
+
+
+def test_status_without_a_module(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SYSFS", tmp_path / "none")
+    monkeypatch.setattr(module, "DEVICE", tmp_path / "none")
+    status = module.status()
+    assert (status.loaded, status.device, status.abi, status.usable) == (False, False, None, False)

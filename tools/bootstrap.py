@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Sets a checkout up: Debian packages, `.venv` with the project and its tools.
+
+Needs nothing but Python 3.10, and does nothing, fast, when all is there. Lists what it will
+install and asks first; no question without a terminal or with YES=1.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+STAMP = VENV / "kfiber-setup"
+
+
+class Need(NamedTuple):
+    """Something a Debian package gives: the package's names, newest Debian first, and a test."""
+
+    packages: tuple[str, ...]
+    present: Callable[[], bool]
+
+
+def command(name: str) -> Callable[[], bool]:
+    # Debian keeps modprobe and the like where only root's PATH looks.
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    return lambda: shutil.which(name, path=path) is not None
+
+
+def python_package() -> str:
+    return f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+
+
+NEEDS = (
+    Need(("gcc",), command("gcc")),
+    Need(("g++",), command("g++")),
+    Need(("libc6-dev",), lambda: Path("/usr/include/stdlib.h").exists()),
+    Need(("make",), command("make")),
+    Need(("pkgconf", "pkg-config"), command("pkg-config")),
+    Need(("kmod",), command("modinfo")),
+    # The kernel's build tool objtool is linked with it.
+    Need(("libelf1t64", "libelf1"), lambda: ctypes.util.find_library("elf") is not None),
+    Need(("xz-utils",), command("xz")),
+    Need(("ca-certificates",), lambda: Path("/etc/ssl/certs/ca-certificates.crt").exists()),
+    Need(("busybox-static",), lambda: Path("/bin/busybox").exists()),
+    Need(("qemu-system-x86",), command("qemu-system-x86_64")),
+    Need((python_package(),), lambda: find_spec("ensurepip") is not None),
+)
+
+
+def fail(message: str) -> NoReturn:
+    sys.exit(f"setup: {message}")
+
+
+def run(arguments: Sequence[str], failure: str) -> None:
+    """Runs a command with the terminal's streams; ends the program with `failure` if it fails."""
+    print("+", *arguments, file=sys.stderr, flush=True)
+    if subprocess.run(arguments, stdin=subprocess.DEVNULL).returncode:
+        fail(failure)
+
+
+def available(package: str) -> bool:
+    answer = subprocess.run(["apt-cache", "show", package], capture_output=True, check=False)
+    return answer.returncode == 0
+
+
+def missing() -> list[Need]:
+    return [need for need in NEEDS if not need.present()]
+
+
+def confirm(packages: Sequence[str]) -> None:
+    print(f"setup: these Debian packages will be installed: {' '.join(packages)}", file=sys.stderr)
+    if os.environ.get("YES") == "1" or not sys.stdin.isatty():
+        return
+    if input("Install them? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+        fail("nothing was installed; mend: install them yourself, then run this again")
+
+
+def install_packages(needs: Sequence[Need]) -> None:
+    names = [need.packages[0] for need in needs]
+    if not shutil.which("apt-get"):
+        fail(f"no apt-get here to install {' '.join(names)}; mend: install them by other means")
+    root: list[str] = [] if os.geteuid() == 0 else ["sudo"]
+    if root and not shutil.which("sudo"):
+        fail(f"{' '.join(names)} missing; mend: as root, apt-get install {' '.join(names)}")
+    confirm(names)
+    environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
+    run([*root, "apt-get", "update", "-q"], "apt-get update failed; mend: the lines above say what")
+    packages = [next(filter(available, need.packages), need.packages[0]) for need in needs]
+    run(
+        [*root, *environment, "apt-get", "install", "-y", "-q", "--no-install-recommends", *packages],
+        f"apt-get could not install them; mend: apt-get install {' '.join(packages)}",
+    )
+    still = [need.packages[0] for need in missing()]
+    if still:
+        fail(f"still missing after the installation: {' '.join(still)}")
+
+
+def fingerprint() -> str:
+    """Changes with everything that decides what is in `.venv`."""
+    state = hashlib.sha256(f"{sys.version} {ROOT}".encode())
+    for path in (Path(__file__), ROOT / "pyproject.toml"):
+        state.update(path.read_bytes())
+    return state.hexdigest()
+
+
+def make_venv() -> None:
+    print(f"setup: making {VENV.name} with Python {sys.version.split()[0]}", file=sys.stderr)
+    STAMP.unlink(missing_ok=True)
+    if not (VENV / "bin" / "python").exists():
+        venv.create(VENV, clear=True, with_pip=True, symlinks=True)
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "-q", "--disable-pip-version-check"]
+    run(
+        [*pip, "install", "-e", f"{ROOT}[dev]"],
+        "pip could not install the project; mend: the lines above say what, then run this again",
+    )
+
+
+def main() -> None:
+    needs = missing()
+    if needs:
+        install_packages(needs)
+    want = fingerprint()
+    if not STAMP.exists() or STAMP.read_text() != want:
+        make_venv()
+        STAMP.write_text(want)
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 10):  # noqa: UP036 - whoever runs it may have an older one
+        fail("Python 3.10 or newer is needed; mend: make PYTHON=python3.11 (or newer)")
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
