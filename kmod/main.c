@@ -81,7 +81,7 @@ static void __exit fiber_exit(void)
 	/* Drains: the end of a process queues its freeing. */
 	destroy_workqueue(fiber_workqueue);
 	fiber_procfs_exit();
-	/* Deleted fibers that wait for their readers. */
+	/* Fibers and threads that wait for their readers. */
 	rcu_barrier();
 	fiber_cache_exit();
 	fiber_xstate_cache_exit();

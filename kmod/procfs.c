@@ -418,19 +418,17 @@ static const struct inode_operations fiber_dir_inode_ops = {
 static struct fiber_process *process_of_dir(struct dentry *dir)
 {
 	struct fiber_process *process = NULL;
-	struct signal_struct *signal = NULL;
 	struct task_struct *task;
 	u64 nr;
 
 	if (!parse_number(&dir->d_name, &nr) || nr > INT_MAX)
 		return NULL;
+	/* Its signal_struct is the key only as long as the task is there. */
 	rcu_read_lock();
 	task = pid_task(find_pid_ns(nr, proc_pid_ns(dir->d_sb)), PIDTYPE_PID);
 	if (task)
-		signal = task->signal;
+		process = fiber_process_find(task->signal);
 	rcu_read_unlock();
-	if (signal)
-		process = fiber_process_find(signal);
 	if (process && !READ_ONCE(process->converted)) {
 		fiber_process_put(process);
 		process = NULL;

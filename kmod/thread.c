@@ -27,12 +27,19 @@ static struct fiber_thread *thread_alloc(struct fiber_process *process)
 	return thread;
 }
 
-/* In any context. */
+static void thread_free_rcu(struct rcu_head *rcu)
+{
+	struct fiber_thread *thread = container_of(rcu, struct fiber_thread, rcu);
+
+	put_pid(thread->pid);
+	kfree(thread);
+}
+
+/* In any context. Readers may still look at the thread and its pid. */
 static void thread_free(struct fiber_thread *thread)
 {
-	put_pid(thread->pid);
 	fiber_process_put(thread->process);
-	kfree_rcu(thread, rcu);
+	call_rcu(&thread->rcu, thread_free_rcu);
 	atomic_long_dec(&fiber_threads);
 }
 

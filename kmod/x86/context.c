@@ -140,7 +140,11 @@ int fiber_context_init(bool fpu, struct fiber_context *ctx)
 	if (!fpu)
 		return 0;
 	ctx->xstate = kmem_cache_alloc(xstate_cache, GFP_KERNEL);
-	return ctx->xstate ? 0 : -ENOMEM;
+	if (!ctx->xstate)
+		return -ENOMEM;
+	/* XSAVE writes part of the header only, and XRSTOR faults on a wrong one. */
+	xstate_reset(ctx->xstate);
+	return 0;
 }
 
 void fiber_context_destroy(struct fiber_context *ctx)
