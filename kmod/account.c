@@ -46,7 +46,7 @@ static void thread_sched_out(struct preempt_notifier *notifier, struct task_stru
 	raw_write_seqcount_end(&thread->seq);
 }
 
-/* Runs under the scheduler's lock: adds numbers only. */
+/* Going off runs under the scheduler's lock: adds numbers only. */
 struct preempt_ops fiber_preempt_ops = {
 	.sched_in = thread_sched_in,
 	.sched_out = thread_sched_out,
@@ -59,7 +59,10 @@ void fiber_account_start(struct fiber_thread *thread, struct fiber *fiber)
 
 	local_irq_disable();
 	now = local_clock();
-	/* The scheduler books at least once a tick; its clock may exclude interrupts. */
+	/*
+	 * The scheduler books at least once a tick. Where its clock leaves
+	 * interrupts out, the difference means nothing: hence the bound.
+	 */
 	unbooked = min_t(u64, now - current->se.exec_start, TICK_NSEC);
 	thread->cpu_base = current->se.sum_exec_runtime + unbooked;
 	thread->clock_base = now;

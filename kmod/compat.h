@@ -6,7 +6,6 @@
 #include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/sched.h>
-#include <linux/sched/coredump.h>
 #include <linux/version.h>
 #ifdef CONFIG_X86_USER_SHADOW_STACK
 #include <asm/prctl.h>
@@ -20,11 +19,6 @@ static inline bool fiber_has_shadow_stack(void)
 #else
 	return false;
 #endif
-}
-
-static inline bool fiber_mm_dumpable(struct mm_struct *mm)
-{
-	return __get_dumpable(mm->flags) == SUID_DUMP_USER;
 }
 
 static inline void fiber_inode_init_times(struct inode *inode)

@@ -59,7 +59,7 @@ static void fiber_free_rcu(struct rcu_head *rcu)
 	fiber_free(container_of(rcu, struct fiber, rcu));
 }
 
-/* Returns the id of the fiber in that slot, 0 if there is none. */
+/* Returns the id of the fiber in that slot, 0 if there is none or the process has ended. */
 u64 fiber_slot_id(struct fiber_process *process, u32 slot)
 {
 	struct fiber __rcu **place;
@@ -67,7 +67,7 @@ u64 fiber_slot_id(struct fiber_process *process, u32 slot)
 	u64 id = 0;
 
 	rcu_read_lock();
-	place = fiber_slot(process, slot);
+	place = READ_ONCE(process->dead) ? NULL : fiber_slot(process, slot);
 	if (place) {
 		fiber = rcu_dereference(*place);
 		if (fiber)
@@ -223,7 +223,7 @@ long fiber_delete(struct fiber_process *process, u64 id)
 		return -ESRCH;
 	}
 	/* A thread's own fiber must wait for the thread to be done with it. */
-	from = READ_ONCE(fiber->home) ? FIBER_FINISHED : FIBER_FREE;
+	from = fiber->home ? FIBER_FINISHED : FIBER_FREE;
 	owner = atomic_long_cmpxchg_acquire(&fiber->owner, from, FIBER_DELETED);
 	rcu_read_unlock();
 	if (owner == from) {

@@ -4,9 +4,12 @@
  *
  *	process --- owns ---> fibers (slots), each until it is deleted
  *	   ^  ^
- *	   |  +-- a reference each: the table of processes until exit or exec,
- *	   |      every open descriptor, every inode under /proc
- *	   +----- a reference each: threads, which live from conversion to exit
+ *	   |  +-- a reference each: the table of processes until the image ends,
+ *	   |      every open descriptor, every inode and open file under /proc
+ *	   +----- a reference each, and a user: threads, from conversion to exit
+ *
+ * When the image has ended and its last thread is done, the fibers go; who
+ * still has a reference keeps an empty shell.
  *
  * Lock order:
  *	fiber_process.lock (mutex)
@@ -57,12 +60,14 @@ struct fiber_chunk {
  * struct fiber_process - the fibers of one process image
  * @node: in the table of processes; fiber_processes_lock, read under RCU
  * @refs: see the drawing above
+ * @users: the image until it ends, and the threads: who may touch the fibers
  * @mm: what makes a caller this process, together with @signal; pinned by
  *      mmgrab(), so that the address means nobody else
  * @signal: the thread group's; compared, never followed
  * @pid: of the thread group; a reference
  * @dead: it exited or called execve(). Never reset. Set under
- *      fiber_processes_lock
+ *      fiber_processes_lock. Who looks for fibers without being a user asks
+ *      for this in the same RCU section, or under @lock
  * @converted: a thread has been converted, so /proc shows the directory
  * @lock: guards the slots (@ids, @chunks, @generation, @end) and the names
  * @ids: the slots in use
@@ -70,7 +75,7 @@ struct fiber_chunk {
  * @end: one above the highest slot ever used; read without the lock
  * @max: the highest slot
  * @left: threads in FIBER_IOC_RETIRE wait here
- * @end_work: what cannot be done in the probe that saw the end
+ * @end_work: frees the fibers after the last user
  * @free_work: frees it after the last reference
  * @tables: of the report's look-ups, where one of those is in use
  * @proc: /proc/fiber/PID, where that is in use
@@ -80,6 +85,7 @@ struct fiber_chunk {
 struct fiber_process {
 	struct hlist_node node;
 	refcount_t refs;
+	refcount_t users;
 	struct mm_struct *mm;
 	struct signal_struct *signal;
 	struct pid *pid;
@@ -203,6 +209,7 @@ struct fiber_process *fiber_process_find(struct signal_struct *signal);
 struct fiber_process *fiber_process_lookup(struct signal_struct *signal);
 void fiber_process_get(struct fiber_process *process);
 void fiber_process_put(struct fiber_process *process);
+void fiber_process_unuse(struct fiber_process *process);
 void fiber_process_end(struct signal_struct *signal);
 void fiber_process_end_all(void);
 
@@ -344,7 +351,7 @@ int fiber_device_init(void);
 void fiber_device_exit(void);
 
 /* procfs.c */
-int fiber_procfs_init(void);
+void fiber_procfs_init(void);
 void fiber_procfs_exit(void);
 void fiber_procfs_add(struct fiber_process *process);
 void fiber_procfs_remove(struct fiber_process *process);

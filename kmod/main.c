@@ -19,7 +19,14 @@ static int fiber_get_count(char *buffer, const struct kernel_param *param)
 	return sysfs_emit(buffer, "%ld\n", atomic_long_read((atomic_long_t *)param->arg));
 }
 
+/* On the line of insmod; the kernel calls it unasked. */
+static int fiber_set_count(const char *value, const struct kernel_param *param)
+{
+	return -EPERM;
+}
+
 static const struct kernel_param_ops fiber_count_ops = {
+	.set = fiber_set_count,
 	.get = fiber_get_count,
 };
 
@@ -51,16 +58,13 @@ static int __init fiber_init(void)
 	err = fiber_account_init();
 	if (err)
 		goto cache;
-	err = fiber_procfs_init();
-	if (err)
-		goto account;
 	err = fiber_device_init();
 	if (err)
-		goto procfs;
+		goto account;
+	/* Last, since whoever is in there cannot be sent away. */
+	fiber_procfs_init();
 	return 0;
 
-procfs:
-	fiber_procfs_exit();
 account:
 	fiber_account_exit();
 cache:
@@ -78,7 +82,8 @@ static void __exit fiber_exit(void)
 	fiber_device_exit();
 	fiber_account_exit();
 	fiber_process_end_all();
-	/* Drains: the end of a process queues its freeing. */
+	/* The end of a process closes what is open of it and queues its freeing. */
+	flush_workqueue(fiber_workqueue);
 	destroy_workqueue(fiber_workqueue);
 	fiber_procfs_exit();
 	/* Fibers and threads that wait for their readers. */

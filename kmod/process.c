@@ -59,6 +59,7 @@ static struct fiber_process *process_alloc(void)
 		return NULL;
 	}
 	refcount_set(&process->refs, 1);
+	refcount_set(&process->users, 1);
 	process->mm = current->mm;
 	mmgrab(process->mm);
 	process->signal = current->signal;
@@ -121,11 +122,25 @@ void fiber_process_put(struct fiber_process *process)
 static void process_free_work(struct work_struct *work)
 {
 	struct fiber_process *process = container_of(work, struct fiber_process, free_work);
+
+	fiber_tables_destroy(process);
+	ida_destroy(&process->ids);
+	mutex_destroy(&process->lock);
+	put_pid(process->pid);
+	mmdrop(process->mm);
+	kvfree_rcu(process, rcu);
+	atomic_long_dec(&fiber_processes);
+}
+
+static void process_free_fibers(struct fiber_process *process)
+{
 	u32 i, slot;
 
-	/* No descriptor, thread or inode is left, so nobody reads the slots. */
 	for (i = 0; i <= process->max >> FIBER_CHUNK_SHIFT; i++) {
-		struct fiber_chunk *chunk = rcu_dereference_protected(process->chunks[i], true);
+		struct fiber_chunk *chunk;
+
+		chunk = rcu_replace_pointer(process->chunks[i], NULL,
+					    lockdep_is_held(&process->lock));
 
 		if (!chunk)
 			continue;
@@ -138,31 +153,37 @@ static void process_free_work(struct work_struct *work)
 		kfree(chunk);
 		cond_resched();
 	}
-	fiber_tables_destroy(process);
-	ida_destroy(&process->ids);
-	mutex_destroy(&process->lock);
-	put_pid(process->pid);
-	mmdrop(process->mm);
-	kvfree_rcu(process, rcu);
-	atomic_long_dec(&fiber_processes);
 }
 
 static void process_end_work(struct work_struct *work)
 {
 	struct fiber_process *process = container_of(work, struct fiber_process, end_work);
 
+	/* Readers in /proc that found it alive are done after this, or have the lock. */
+	synchronize_rcu();
+	mutex_lock(&process->lock);
+	process_free_fibers(process);
+	mutex_unlock(&process->lock);
+	/* Last, since it waits for readers, who can take their time. */
 	fiber_procfs_remove(process);
 	fiber_process_put(process);
 }
 
-/* Takes the entry out of the table; the table's reference goes to the work. */
+/* The last user leaves the table's reference to the work. In any context. */
+void fiber_process_unuse(struct fiber_process *process)
+{
+	if (refcount_dec_and_test(&process->users))
+		queue_work(fiber_workqueue, &process->end_work);
+}
+
+/* The image has ended: takes the entry out of the table. */
 static void process_unhash(struct fiber_process *process)
 {
 	lockdep_assert_held(&fiber_processes_lock);
 
 	hash_del_rcu(&process->node);
 	WRITE_ONCE(process->dead, true);
-	queue_work(fiber_workqueue, &process->end_work);
+	fiber_process_unuse(process);
 }
 
 /*

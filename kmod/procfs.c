@@ -33,6 +33,8 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/string_helpers.h>
+#include <linux/user_namespace.h>
+#include <linux/xarray.h>
 
 #include "compat.h"
 #include "internal.h"
@@ -66,14 +68,16 @@ struct fiber_snapshot {
 };
 
 /*
- * Addresses of a process are for itself, and for whom could debug it: its user
- * if it may be dumped, and CAP_SYS_PTRACE.
+ * Addresses of a process are for itself and for whom could debug it: as
+ * ptrace_may_access() with the opener's credentials, which is not exported to
+ * modules. Yama restricts attaching only, not looking.
  */
 static bool may_see_addresses(struct file *file, struct fiber_process *process)
 {
 	const struct cred *cred = file->f_cred, *target;
+	struct user_namespace *user_ns = NULL;
+	bool same = false, weaker = false, capable;
 	struct task_struct *task;
-	bool same = false;
 
 	if (fiber_process_is_current(process))
 		return true;
@@ -85,15 +89,25 @@ static bool may_see_addresses(struct file *file, struct fiber_process *process)
 		same = uid_eq(cred->fsuid, target->euid) && uid_eq(cred->fsuid, target->suid) &&
 		       uid_eq(cred->fsuid, target->uid) && gid_eq(cred->fsgid, target->egid) &&
 		       gid_eq(cred->fsgid, target->sgid) && gid_eq(cred->fsgid, target->gid);
+		weaker = cred->user_ns == target->user_ns &&
+			 cap_issubset(target->cap_permitted, cred->cap_effective);
+		user_ns = get_user_ns(target->user_ns);
 	}
 	rcu_read_unlock();
-	if (same && fiber_mm_dumpable(process->mm))
-		return true;
-	return file_ns_capable(file, process->mm->user_ns, CAP_SYS_PTRACE);
+	if (!user_ns)
+		return false;
+
+	capable = file_ns_capable(file, user_ns, CAP_SYS_PTRACE);
+	put_user_ns(user_ns);
+	/* Credentials are changed before dumpability is, see commit_creds(). */
+	smp_rmb();
+	return ((same && weaker) || capable) &&
+	       (get_dumpable(process->mm) == SUID_DUMP_USER ||
+		file_ns_capable(file, process->mm->user_ns, CAP_SYS_PTRACE));
 }
 
-/* Under the process's lock. */
-static void fiber_look(struct fiber_process *process, const struct fiber *fiber,
+/* Under the process's lock. Returns whether the fiber is still there. */
+static bool fiber_look(struct fiber_process *process, const struct fiber *fiber,
 		       struct pid_namespace *pid_ns, struct fiber_snapshot *snapshot)
 {
 	struct fiber_thread *thread;
@@ -109,6 +123,8 @@ static void fiber_look(struct fiber_process *process, const struct fiber *fiber,
 	snapshot->thread = thread ? pid_nr_ns(thread->pid, pid_ns) : 0;
 	rcu_read_unlock();
 
+	if (owner == FIBER_DELETED)
+		return false;
 	if (thread)
 		snapshot->state = "running";
 	else if (owner != FIBER_FREE)
@@ -121,6 +137,7 @@ static void fiber_look(struct fiber_process *process, const struct fiber *fiber,
 	snapshot->sp = thread ? 0 : READ_ONCE(fiber->context.sp);
 	snapshot->last_switch = READ_ONCE(fiber->last_switch);
 	memcpy(snapshot->name, fiber->name, sizeof(snapshot->name));
+	return true;
 }
 
 static void fiber_print(struct seq_file *m, const struct fiber_view *view,
@@ -164,8 +181,7 @@ static int fiber_show(struct seq_file *m, void *unused)
 	if (mutex_lock_killable(&process->lock))
 		return -EINTR;
 	fiber = READ_ONCE(process->dead) ? NULL : fiber_find(process, view->id);
-	if (fiber) {
-		fiber_look(process, fiber, view->pid_ns, &snapshot);
+	if (fiber && fiber_look(process, fiber, view->pid_ns, &snapshot)) {
 		fiber_print(m, view, fiber, &snapshot);
 		err = 0;
 	}
@@ -254,7 +270,7 @@ static bool fiber_exists(struct fiber_process *process, u64 id)
 	bool exists;
 
 	rcu_read_lock();
-	exists = fiber_find(process, id);
+	exists = !READ_ONCE(process->dead) && fiber_find(process, id);
 	rcu_read_unlock();
 	return exists;
 }
@@ -269,8 +285,7 @@ static int fiber_revalidate(FIBER_REVALIDATE_DIR struct dentry *dentry, unsigned
 		return -ECHILD;
 	inode = d_inode(dentry);
 	node = inode->i_private;
-	if (READ_ONCE(node->process->dead) ||
-	    (node->id && !fiber_exists(node->process, node->id)))
+	if (node->id ? !fiber_exists(node->process, node->id) : READ_ONCE(node->process->dead))
 		return 0;
 	/* /proc/PID follows the credentials of its process, and we follow it. */
 	parent = dget_parent(dentry);
@@ -370,8 +385,7 @@ static struct dentry *fiber_dir_lookup(struct inode *dir, struct dentry *dentry,
 	struct fiber_node *node = dir->i_private;
 	u64 id;
 
-	if (!parse_number(&dentry->d_name, &id) || READ_ONCE(node->process->dead) ||
-	    !fiber_exists(node->process, id))
+	if (!parse_number(&dentry->d_name, &id) || !fiber_exists(node->process, id))
 		return ERR_PTR(-ENOENT);
 	fiber_process_get(node->process);
 	return fiber_instantiate(dir, dentry, node->process, id);
@@ -549,6 +563,8 @@ static void redirections_remove(unsigned int nr)
 	synchronize_rcu_tasks();
 }
 
+static bool redirected;
+
 static int __init redirections_add(void)
 {
 	unsigned int i;
@@ -566,54 +582,94 @@ static int __init redirections_add(void)
 			return err;
 		}
 	}
+	redirected = true;
 	return 0;
 }
 
-/* The fallback: /proc/fiber, NULL where it is not in use. */
+/* The fallback: /proc/fiber, NULL where it is not in use, with a file for a process. */
 static struct proc_dir_entry *fallback_dir;
 
-static int fallback_show(struct seq_file *m, void *unused)
+/* The pids that have a file. One whose file is still being removed gets no other. */
+static DEFINE_XARRAY(fallback_pids);
+
+/* Position n is slot n + 1; empty slots are passed over. */
+static void *fallback_start(struct seq_file *m, loff_t *pos)
+{
+	struct fiber_process *process = ((struct fiber_view *)m->private)->process;
+
+	for (; *pos + 1 < READ_ONCE(process->end); ++*pos) {
+		if (fiber_slot_id(process, *pos + 1))
+			return pos;
+		cond_resched();
+	}
+	return NULL;
+}
+
+static void *fallback_next(struct seq_file *m, void *current_pos, loff_t *pos)
+{
+	++*pos;
+	return fallback_start(m, pos);
+}
+
+static void fallback_stop(struct seq_file *m, void *current_pos)
+{
+}
+
+static int fallback_show(struct seq_file *m, void *current_pos)
 {
 	struct fiber_view *view = m->private;
-	struct fiber_process *process = view->process;
-	struct fiber_snapshot snapshot;
-	u32 slot;
+	u64 id = fiber_slot_id(view->process, *(loff_t *)current_pos + 1);
+	int err;
 
-	if (mutex_lock_killable(&process->lock))
-		return -EINTR;
-	for (slot = 1; slot < process->end; slot++) {
-		u64 id = fiber_slot_id(process, slot);
-		struct fiber *fiber = id ? fiber_find(process, id) : NULL;
-
-		if (!fiber)
-			continue;
-		fiber_look(process, fiber, view->pid_ns, &snapshot);
-		seq_printf(m, "Fiber: %llu\n", id);
-		fiber_print(m, view, fiber, &snapshot);
-		seq_putc(m, '\n');
-	}
-	mutex_unlock(&process->lock);
-	return READ_ONCE(process->dead) ? -ESRCH : 0;
+	seq_printf(m, "Fiber: %llu\n", id);
+	view->id = id;
+	err = fiber_show(m, NULL);
+	seq_putc(m, '\n');
+	return err == -ESRCH ? SEQ_SKIP : err;
 }
+
+static const struct seq_operations fallback_seq_ops = {
+	.start = fallback_start,
+	.next = fallback_next,
+	.stop = fallback_stop,
+	.show = fallback_show,
+};
 
 static int fallback_open(struct inode *inode, struct file *file)
 {
+	struct proc_fs_info *info = proc_sb_info(inode->i_sb);
 	struct fiber_view *view = fiber_view_create(file, pde_data(inode), 0);
 	int err;
 
 	if (!view)
 		return -ENOMEM;
-	err = single_open(file, fallback_show, view);
+	err = -ENOENT;
+	if (info->hide_pid != HIDEPID_OFF && !in_group_p(info->pid_gid) && !view->addresses)
+		goto destroy;
+	err = seq_open(file, &fallback_seq_ops);
 	if (err)
-		fiber_view_destroy(view);
+		goto destroy;
+	((struct seq_file *)file->private_data)->private = view;
+	return 0;
+
+destroy:
+	fiber_view_destroy(view);
 	return err;
+}
+
+static int fallback_release(struct inode *inode, struct file *file)
+{
+	struct seq_file *m = file->private_data;
+
+	fiber_view_destroy(m->private);
+	return seq_release(inode, file);
 }
 
 static const struct proc_ops fallback_ops = {
 	.proc_open = fallback_open,
 	.proc_read = seq_read,
 	.proc_lseek = seq_lseek,
-	.proc_release = fiber_file_release,
+	.proc_release = fallback_release,
 };
 
 /* A thread of the process has been converted. */
@@ -624,44 +680,39 @@ void fiber_procfs_add(struct fiber_process *process)
 	if (READ_ONCE(process->converted))
 		return;
 	mutex_lock(&process->lock);
-	if (!process->converted && fallback_dir) {
-		/* An ended process of the same pid may still be about to leave. */
-		flush_workqueue(fiber_workqueue);
+	if (!process->converted && fallback_dir &&
+	    !xa_insert(&fallback_pids, pid_nr(process->pid), process, GFP_KERNEL)) {
 		snprintf(name, sizeof(name), "%d", pid_nr(process->pid));
 		process->proc = proc_create_data(name, 0444, fallback_dir, &fallback_ops, process);
+		if (!process->proc)
+			xa_erase(&fallback_pids, pid_nr(process->pid));
 	}
 	WRITE_ONCE(process->converted, true);
 	mutex_unlock(&process->lock);
 }
 
-/* The process has ended. Waits for readers. */
+/* The process has ended. Waits for readers and closes what is open. */
 void fiber_procfs_remove(struct fiber_process *process)
 {
-	if (process->proc)
-		proc_remove(process->proc);
+	if (!process->proc)
+		return;
+	proc_remove(process->proc);
+	xa_erase(&fallback_pids, pid_nr(process->pid));
 }
 
-int __init fiber_procfs_init(void)
+void __init fiber_procfs_init(void)
 {
-	int err = -EOPNOTSUPP;
-
-	if (fiber_proc_pid) {
-		err = redirections_add();
-		if (!err)
-			return 0;
-	}
+	if (fiber_proc_pid && !redirections_add())
+		return;
 	fallback_dir = proc_mkdir("fiber", NULL);
-	if (!fallback_dir)
-		return -ENOMEM;
-	pr_info("fibers are shown in /proc/fiber/PID, not under /proc/PID/fiber: %s\n",
+	pr_info("fibers are shown %s, not under /proc/PID/fiber: %s\n",
+		fallback_dir ? "in /proc/fiber/PID" : "nowhere",
 		fiber_proc_pid ? "this kernel has not what that needs" : "proc_pid=N");
-	return 0;
 }
 
 void fiber_procfs_exit(void)
 {
-	if (fallback_dir)
-		proc_remove(fallback_dir);
-	else
+	if (redirected)
 		redirections_remove(ARRAY_SIZE(redirections));
+	proc_remove(fallback_dir);
 }

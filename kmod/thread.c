@@ -20,6 +20,7 @@ static struct fiber_thread *thread_alloc(struct fiber_process *process)
 		return NULL;
 	preempt_notifier_init(&thread->notifier, &fiber_preempt_ops);
 	fiber_process_get(process);
+	refcount_inc(&process->users);
 	thread->process = process;
 	thread->pid = get_pid(task_pid(current));
 	seqcount_init(&thread->seq);
@@ -38,6 +39,7 @@ static void thread_free_rcu(struct rcu_head *rcu)
 /* In any context. Readers may still look at the thread and its pid. */
 static void thread_free(struct fiber_thread *thread)
 {
+	fiber_process_unuse(thread->process);
 	fiber_process_put(thread->process);
 	call_rcu(&thread->rcu, thread_free_rcu);
 	atomic_long_dec(&fiber_threads);
@@ -136,8 +138,10 @@ static bool thread_finish_own(struct fiber_thread *thread)
 		goto unlock;
 	owner = atomic_long_read(&own->owner);
 	do {
-		if (owner == FIBER_FINISHED || owner == FIBER_DELETED)
+		if (owner == FIBER_FINISHED || owner == FIBER_DELETED) {
+			finished = true;
 			goto unlock;
+		}
 		finished = owner == FIBER_FREE;
 	} while (!atomic_long_try_cmpxchg(&own->owner, &owner,
 					  finished ? FIBER_FINISHED : owner | FIBER_DOOMED));
@@ -168,9 +172,10 @@ void fiber_thread_end(struct fiber_thread *thread)
 {
 	struct fiber *running = thread->running;
 
-	preempt_notifier_unregister(&thread->notifier);
 	fiber_tables_remove_thread(thread->process, thread);
+	/* In one go, so that no time off the CPU is charged in between. */
 	local_irq_disable();
+	preempt_notifier_unregister(&thread->notifier);
 	fiber_account_switch(thread, NULL);
 	local_irq_enable();
 

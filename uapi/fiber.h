@@ -143,7 +143,8 @@ struct fiber_fls {
  * r12 to r15, MXCSR and the x87 control word or the state under FIBER_FLAG_FPU,
  * the signal mask. All other registers are lost: declare them clobbered.
  * EPERM: the caller is no fiber. ESRCH: no such fiber. EINVAL: the calling
- * fiber itself, or the caller is on its signal's alternate stack. EBUSY: that
+ * fiber itself, or the caller is on its signal's alternate stack (which the
+ * kernel cannot see where SS_AUTODISARM is set: do not switch there). EBUSY: that
  * fiber is running. EOWNERDEAD: it was a thread that has ended. EOPNOTSUPP: a
  * shadow stack. EBUSY, and EINVAL for the fiber itself, count as its failed
  * activations.
@@ -169,7 +170,9 @@ struct fiber_fls {
  * while another thread runs it: what a thread does that is about to end on a
  * created fiber, because its stack ends with it. The id gives EOWNERDEAD from
  * then on. EPERM: the caller is no fiber. EINVAL: it is on its own fiber.
- * EINTR: a signal came first; call again.
+ * EINTR: a signal came first; call again (the fiber is finished all the same as
+ * soon as it is left). Two threads that run each other's own fibers and both
+ * retire wait for ever.
  */
 #define FIBER_IOC_RETIRE	_IO(FIBER_IOC_MAGIC, 0x06)
 

@@ -107,9 +107,9 @@ static void xstate_load(struct fiber_xstate *xstate)
  * FLDCW faults, here in the kernel, where user mode left an unmasked exception
  * pending. FNSTENV masks them all and FLDENV does not wait, so this cannot; a
  * pending exception then hits the next x87 instruction in user mode, as it
- * should.
+ * should. Rare, and its frame is not for every switch.
  */
-static void load_fcw(u16 fcw)
+static noinline void load_fcw(u16 fcw)
 {
 	u32 env[7];
 
