@@ -99,7 +99,16 @@ def install_packages(needs: Sequence[Need]) -> None:
     run([*root, "apt-get", "update", "-q"], "apt-get update failed; mend: the lines above say what")
     packages = [next(filter(available, need.packages), need.packages[0]) for need in needs]
     run(
-        [*root, *environment, "apt-get", "install", "-y", "-q", "--no-install-recommends", *packages],
+        [
+            *root,
+            *environment,
+            "apt-get",
+            "install",
+            "-y",
+            "-q",
+            "--no-install-recommends",
+            *packages,
+        ],
         f"apt-get could not install them; mend: apt-get install {' '.join(packages)}",
     )
     still = [need.packages[0] for need in missing()]
