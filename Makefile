@@ -16,7 +16,7 @@ setup:
 
 build: setup
 	@test -f build/build.ninja || $(BIN)/meson setup build >/dev/null
-	@$(BIN)/meson compile -C build --quiet
+	@$(BIN)/ninja -C build --quiet
 
 demo: build
 	@$(BIN)/python tools/demo.py

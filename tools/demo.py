@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CELLS = ROOT / "build" / "bench" / "cells"
 FIBERS = 512
 THREADS = 2
-# The report's 15,000 take the better part of an hour under emulation.
-CALLS = 400
+# The report's 15,000 take two minutes under emulation.
+CALLS = 3000
 
 
 def say(text: str) -> None:
@@ -60,7 +60,9 @@ def guest() -> int:
         print("demo: the workload failed, see above", file=sys.stderr)
         return workload.returncode
     say("\nIts result, which it has verified itself:")
-    for key, value in json.loads(output).items():
+    result = json.loads(output)
+    del result["per_process"]
+    for key, value in result.items():
         say(f"  {key}: {value}")
     return 0
 

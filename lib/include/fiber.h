@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libfiber: fibers that the operating system knows.
+ *
+ * A fiber is a stackful coroutine that threads switch by hand. Any thread of
+ * the process may take over any suspended fiber, and every fiber can be seen
+ * under /proc/PID/fiber. The semantics are those of Windows' fibers.
+ *
+ * Errors: functions return 0 or an error number from <errno.h>, and never touch
+ * errno: a fiber may resume on another thread, and errno is the thread's.
+ * For the same reason nothing thread-local may be kept over fiber_switch().
+ *
+ * Thread-safety: everything may be called from all threads at once.
+ * fiber_switch() and the fiber_fls_ and fiber_self() functions are async-signal-safe.
+ * A signal whose handler switches must be blocked while a lock is held, inside
+ * malloc(), and when a thread ends.
+ *
+ * A fiber whose function returns ends its thread, as with Windows. A start
+ * routine of a thread that returns while the thread's own fiber is on another
+ * thread is undefined: end such a thread by returning from the fiber that it
+ * runs, or by pthread_exit().
+ */
+#ifndef FIBER_H
+#define FIBER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* All else in the library is hidden. */
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* Unique in the process, never used again, never 0. */
+typedef uint64_t fiber_id_t;
+
+/* A process-wide index whose value is each fiber's own (Windows: FlsAlloc). */
+typedef uint32_t fiber_key_t;
+
+#define FIBER_NAME_MAX 63	/* bytes, without the terminating zero */
+#define FIBER_KEYS_MAX 1024
+
+/* The whole FPU, SSE and AVX state belongs to the fiber (FIBER_FLAG_FLOAT_SWITCH). */
+#define FIBER_FPU (1u << 0)
+
+struct fiber_attr {
+	size_t stack_size;	/* bytes that the fiber can use; 0: 1 MiB */
+	unsigned int flags;	/* FIBER_FPU or 0 */
+	const char *name;	/* at most FIBER_NAME_MAX bytes; NULL: none */
+};
+
+/*
+ * Chooses the engine: "kernel" or "auto". Before anything else has been called
+ * (EBUSY otherwise); EINVAL: no such engine. Without it the environment
+ * variable KFIBER_ENGINE decides, else "auto".
+ */
+int fiber_set_engine(const char *name);
+
+/*
+ * The engine's name. The first call opens it; NULL where that failed:
+ * fiber_convert() then says why.
+ */
+const char *fiber_engine(void);
+
+/*
+ * The calling thread becomes a fiber, which is running. `id` may be NULL.
+ * EEXIST: it is one already. ENODEV: the engine is not there (no module).
+ * EPROTO: the module speaks another version. EINVAL: KFIBER_ENGINE or flags.
+ * EAGAIN: too many fibers. ENOMEM.
+ */
+int fiber_convert(unsigned int flags, fiber_id_t *id);
+
+/*
+ * The thread goes on as a thread and its own fiber's id is gone. EPERM: the
+ * caller is no fiber. EINVAL: it is not on its own fiber.
+ */
+int fiber_revert(void);
+
+/*
+ * A new, suspended fiber that runs func(arg) on a stack of its own, below which
+ * lies a guard page. `attr` may be NULL. EPERM: the caller is no fiber.
+ * EINVAL: no function, unknown flags, a stack below 16 KiB, a name too long.
+ * EAGAIN: too many fibers or mappings (vm.max_map_count). ENOMEM.
+ */
+int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct fiber_attr *attr);
+
+/*
+ * Leaves the calling fiber and runs `id` on this thread. Returns 0 when somebody
+ * switches back. EPERM: the caller is no fiber. ESRCH: no such fiber. EBUSY: it is
+ * running. EINVAL: the calling fiber itself, or the caller is on its signal's
+ * alternate stack. EOWNERDEAD: it was a thread that has ended.
+ */
+int fiber_switch(fiber_id_t id);
+
+/*
+ * Ends a fiber that is not running and frees its stack, on which nothing is
+ * unwound. Destructors of its keys run on the caller. ESRCH: no such fiber.
+ * EBUSY: it is running. EPERM: it is a living thread's own fiber.
+ */
+int fiber_delete(fiber_id_t id);
+
+/* The calling fiber. EPERM: the caller is none. */
+int fiber_self(fiber_id_t *id);
+
+/* The argument that the calling fiber was created with; NULL for a thread's own. */
+void *fiber_data(void);
+
+/* `id` 0 is the calling fiber. EINVAL: the name is too long. ESRCH, EPERM. */
+int fiber_set_name(fiber_id_t id, const char *name);
+
+/*
+ * Local storage as the report has it: positions are allocated by a fiber for
+ * itself alone. EPERM: the caller is no fiber. EINVAL: a position that is not
+ * allocated. EAGAIN: none is free. ENOMEM.
+ */
+int fiber_fls_alloc(uint64_t *index);
+int fiber_fls_free(uint64_t index);
+int fiber_fls_set(uint64_t index, uint64_t value);
+int fiber_fls_get(uint64_t index, uint64_t *value);
+
+/*
+ * Local storage as Windows has it: one index for all fibers of the process, a
+ * value per fiber (NULL at first). `destructor` (may be NULL) gets each value
+ * that is not NULL when its fiber is deleted, when the thread that runs it ends
+ * and when the key is deleted. EAGAIN: FIBER_KEYS_MAX keys exist. EINVAL: no such key.
+ * EPERM: the caller is no fiber.
+ */
+int fiber_key_create(fiber_key_t *key, void (*destructor)(void *));
+int fiber_key_delete(fiber_key_t key);
+int fiber_key_set(fiber_key_t key, void *value);
+int fiber_key_get(fiber_key_t key, void **value);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* FIBER_H */

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""The workload of the report: that it passes its own checks, and that they can fail."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).resolve().parents[2] / "build"))
+CELLS = BUILD / "bench" / "cells"
+
+guest = pytest.mark.guest
+
+
+def cells(*options):
+    return subprocess.run(
+        [CELLS, *map(str, options)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def measure(*options):
+    done = cells("--json", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+@guest
+def test_verifies_itself_with_two_threads_and_alarms():
+    result = measure(
+        *("--fibers", 64, "--calls", 1000, "--threads", 2, "--alarm", 0.01),
+    )
+    assert result["verified"] is True
+    assert result["engine"] == "kernel"
+    assert result["calls_completed"] == 64 * 1000
+    # Each event reads two values.
+    assert result["fls_reads"] == 2 * result["events"]
+    assert result["events"] >= 2 * 64 * 1000
+    assert result["alarms"] >= 10
+    assert result["switches"] >= 64
+    assert result["init_seconds"] > 0
+    assert result["work_per_fiber_seconds"] > 0
+
+
+@guest
+def test_random_targets_are_often_running():
+    # Of three fibers two run, so nearly half of the switches must fail.
+    result = measure("--fibers", 3, "--calls", 3000, "--threads", 2, "--alarm", 0.002)
+    assert result["switches_busy"] > 0
+
+
+@guest
+def test_what_happens_follows_from_the_seed():
+    keys = ("events", "calls_blocked", "calls_in_progress")
+    one, again, other = (
+        measure("--fibers", 8, "--calls", 2000, "--threads", threads, "--seed", seed)
+        for threads, seed in ((1, 7), (2, 7), (2, 8))
+    )
+    assert [one[key] for key in keys] == [again[key] for key in keys]
+    assert [one[key] for key in keys] != [other[key] for key in keys]
+
+
+@guest
+def test_calls_are_blocked_in_the_busy_hours():
+    result = measure("--fibers", 24, "--calls", 3000, "--threads", 2)
+    assert result["calls_blocked"] > 0
+
+
+@guest
+def test_processes_at_once():
+    result = measure("--fibers", 16, "--calls", 200, "--threads", 2, "--processes", 3)
+    assert result["calls_completed"] == 3 * 16 * 200
+    assert len(result["per_process"]) == 3
+
+
+@guest
+def test_table():
+    done = cells("--fibers", 8, "--calls", 100, "--threads", 2)
+    assert done.returncode == 0, done.stderr
+    assert "verified                           yes" in done.stdout
+
+
+@guest
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("fls", "a fiber-local value was not the fiber's own"),
+        ("register", "a register had changed over a switch"),
+        ("mask", "the signal mask was not the fiber's own"),
+    ],
+)
+def test_fails_when_something_leaks(kind, complaint):
+    done = cells("--fibers", 16, "--calls", 200, "--threads", 2, "--json", "--sabotage", kind)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert complaint in line
+    assert json.loads(done.stdout)["verified"] is False
+
+
+@guest
+def test_fails_in_one_of_many_processes():
+    done = cells(
+        *("--fibers", 8, "--calls", 100, "--threads", 2, "--processes", 2),
+        *("--sabotage", "fls"),
+    )
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--fibers", "1"),
+        ("--fibers", "65001"),
+        ("--fibers", "many"),
+        ("--fibers", "-5"),
+        ("--fibers",),
+        ("--calls", "0"),
+        ("--threads", "0"),
+        ("--fibers", "2", "--threads", "3"),
+        ("--processes", "0"),
+        ("--engine", "nonsense"),
+        ("--alarm", "-1"),
+        ("--alarm", "0.0001"),
+        ("--alarm", "nan"),
+        ("--sabotage", "everything"),
+        ("--nonsense",),
+        ("left over",),
+    ],
+    ids=" ".join,
+)
+def test_usage_errors(options):
+    done = cells(*options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help():
+    done = cells("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for option in ("fibers", "calls", "threads", "processes", "engine", "seed", "json", "sabotage"):
+        assert f"--{option}" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+@pytest.mark.skipif(Path("/dev/fiber").exists(), reason="/dev/fiber is there")
+def test_without_the_module():
+    done = cells("--fibers", 2, "--calls", 1, "--threads", 1)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "kfiber module load" in done.stderr

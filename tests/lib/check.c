@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+
+#define DEADLINE_MS 20000
+
+static struct test *tests;
+
+void test_add(struct test *test)
+{
+	test->next = tests;
+	tests = test;
+}
+
+void check_failed(const char *file, int line, const char *what)
+{
+	dprintf(STDERR_FILENO, "%s:%d: failed: %s\n", file, line, what);
+	_exit(1);
+}
+
+void check_skip(const char *reason)
+{
+	dprintf(STDOUT_FILENO, "%s\n", reason);
+	_exit(77);
+}
+
+static const char *error_name(int err)
+{
+	const char *name = err ? strerrorname_np(err) : "0";
+
+	return name ? name : "?";
+}
+
+void check_error(const char *file, int line, const char *what, int got, int wanted)
+{
+	if (got == wanted)
+		return;
+	dprintf(STDERR_FILENO, "%s:%d: %s: %s (%d) instead of %s\n", file, line, what,
+		error_name(got), got, error_name(wanted));
+	_exit(1);
+}
+
+void check_errno(const char *file, int line, const char *what)
+{
+	if (errno == ERRNO_MARK)
+		return;
+	dprintf(STDERR_FILENO, "%s:%d: %s touched errno\n", file, line, what);
+	_exit(1);
+}
+
+pthread_t thread_start(void *(*run)(void *), void *arg)
+{
+	pthread_t thread;
+
+	CHECK(pthread_create(&thread, NULL, run, arg) == 0);
+	return thread;
+}
+
+void thread_join(pthread_t thread)
+{
+	CHECK(pthread_join(thread, NULL) == 0);
+}
+
+void sleep_ms(unsigned int ms)
+{
+	struct timespec time = { ms / 1000, ms % 1000 * 1000000L };
+
+	while (nanosleep(&time, &time) && errno == EINTR)
+		;
+}
+
+void wait_for(const volatile int *flag)
+{
+	unsigned int waited;
+
+	for (waited = 0; !__atomic_load_n(flag, __ATOMIC_SEQ_CST); waited++) {
+		CHECK(waited < DEADLINE_MS);
+		sleep_ms(1);
+	}
+}
+
+int in_child(void (*run)(void))
+{
+	int status;
+	pid_t child = fork();
+
+	CHECK(child >= 0);
+	if (!child) {
+		run();
+		_exit(0);
+	}
+	CHECK(waitpid(child, &status, 0) == child);
+	return status;
+}
+
+void proc_line(fiber_id_t id, const char *key, char *value, size_t size)
+{
+	char path[64], line[256];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/fiber/%llu", (unsigned long long)id);
+	file = fopen(path, "re");
+	CHECK(file);
+	while (fgets(line, sizeof(line), file)) {
+		line[strcspn(line, "\n")] = 0;
+		if (!strncmp(line, key, strlen(key)) && !strncmp(line + strlen(key), ": ", 2)) {
+			snprintf(value, size, "%s", line + strlen(key) + 2);
+			fclose(file);
+			return;
+		}
+	}
+	dprintf(STDERR_FILENO, "%s has no line %s\n", path, key);
+	_exit(1);
+}
+
+uint64_t proc_number(fiber_id_t id, const char *key)
+{
+	char value[256];
+
+	proc_line(id, key, value, sizeof(value));
+	return strtoull(value, NULL, 0);
+}
+
+static int when_free(int (*call)(fiber_id_t), fiber_id_t id)
+{
+	unsigned int waited;
+	int err = EBUSY;
+
+	for (waited = 0; err == EBUSY && waited < DEADLINE_MS; waited++) {
+		err = call(id);
+		if (err == EBUSY)
+			sleep_ms(1);
+	}
+	return err;
+}
+
+int switch_when_free(fiber_id_t id)
+{
+	return when_free(fiber_switch, id);
+}
+
+int delete_when_free(fiber_id_t id)
+{
+	return when_free(fiber_delete, id);
+}
+
+int main(int argc, char **argv)
+{
+	struct test *test;
+
+	for (test = tests; test; test = test->next) {
+		if (argc == 2 && !strcmp(argv[1], test->name)) {
+			test->run();
+			return 0;
+		}
+	}
+	fprintf(stderr, "usage: %s TEST, where TEST is one of\n", argv[0]);
+	for (test = tests; test; test = test->next)
+		fprintf(stderr, "  %s\n", test->name);
+	return 2;
+}

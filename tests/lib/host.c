@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/* What libfiber does where there is no module, or one of another version. */
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+static const char *device_target;
+static int opened;
+
+/* The library's own open(), seen from here: /dev/fiber can be made another file, or none. */
+int open(const char *path, int flags, ...)
+{
+	mode_t mode = 0;
+	va_list list;
+
+	if (flags & O_CREAT) {
+		va_start(list, flags);
+		mode = va_arg(list, mode_t);
+		va_end(list);
+	}
+	if (!strcmp(path, "/dev/fiber")) {
+		opened++;
+		CHECK(flags & O_CLOEXEC);
+		path = device_target;
+	}
+	return openat(AT_FDCWD, path, flags, mode);
+}
+
+static void nothing(void *arg)
+{
+	(void)arg;
+}
+
+TEST(no_device)
+{
+	fiber_id_t id = POISON;
+	uint64_t value = POISON;
+
+	device_target = "/dev/there is no such device";
+	CHECK(!fiber_engine());
+	CHECK_ERR(fiber_convert(0, &id), ENODEV);
+	CHECK(opened == 2);
+	CHECK_ERR(fiber_set_engine("kernel"), EBUSY);
+	CHECK_ERR(fiber_self(&id), EPERM);
+	CHECK_ERR(fiber_create(&id, nothing, NULL, NULL), EPERM);
+	CHECK_ERR(fiber_switch(1), EPERM);
+	CHECK_ERR(fiber_revert(), EPERM);
+	CHECK_ERR(fiber_delete(1), ESRCH);
+	CHECK_ERR(fiber_set_name(0, ""), EPERM);
+	CHECK_ERR(fiber_fls_alloc(&value), EPERM);
+	CHECK_ERR(fiber_fls_get(0, &value), EPERM);
+	CHECK(!fiber_data());
+	CHECK(id == POISON && value == POISON);
+}
+
+TEST(a_device_that_comes_later)
+{
+	device_target = "/dev/there is no such device";
+	CHECK_ERR(fiber_convert(0, NULL), ENODEV);
+	device_target = "/dev/null";
+	CHECK_ERR(fiber_convert(0, NULL), EPROTO);
+}
+
+TEST(a_device_that_is_not_the_modules)
+{
+	device_target = "/dev/null";
+	CHECK(!fiber_engine());
+	CHECK_ERR(fiber_convert(0, NULL), EPROTO);
+	/* It left no descriptor behind. */
+	CHECK(openat(AT_FDCWD, "/dev/null", O_RDONLY) == 3);
+}
+
+TEST(a_device_that_must_not_be_opened)
+{
+	device_target = "/";	/* EISDIR stands for all that open() may say */
+	CHECK_ERR(fiber_convert(0, NULL), EISDIR);
+}
+
+TEST(an_engine_that_does_not_exist)
+{
+	setenv("KFIBER_ENGINE", "nonsense", 1);
+	CHECK_ERR(fiber_convert(0, NULL), EINVAL);
+	CHECK(!fiber_engine());
+	CHECK(opened == 0);
+}
+
+TEST(an_empty_variable_is_none)
+{
+	setenv("KFIBER_ENGINE", "", 1);
+	device_target = "/dev/null";
+	CHECK_ERR(fiber_convert(0, NULL), EPROTO);
+}
+
+TEST(a_choice_goes_before_the_variable)
+{
+	setenv("KFIBER_ENGINE", "nonsense", 1);
+	device_target = "/dev/null";
+	CHECK_OK(fiber_set_engine("auto"));
+	CHECK_ERR(fiber_convert(0, NULL), EPROTO);
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fiber-local storage: positions (per fiber, the report's) and keys (per
+ * process, Windows').
+ */
+#include "check.h"
+
+static fiber_id_t home;
+static int visits, destroyed;
+
+TEST(positions)
+{
+	uint64_t index = POISON, value = POISON;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_ERR(fiber_fls_get(0, &value), EINVAL);
+	CHECK_ERR(fiber_fls_set(0, 1), EINVAL);
+	CHECK_ERR(fiber_fls_free(0), EINVAL);
+	CHECK_ERR(fiber_fls_alloc(NULL), EINVAL);
+	CHECK_OK(fiber_fls_alloc(&index));
+	CHECK(index == 0);
+	CHECK_ERR(fiber_fls_get(0, NULL), EINVAL);
+	CHECK_OK(fiber_fls_get(0, &value));
+	CHECK(value == 0);
+	CHECK_OK(fiber_fls_set(0, UINT64_MAX));
+	CHECK_OK(fiber_fls_get(0, &value));
+	CHECK(value == UINT64_MAX);
+	CHECK_OK(fiber_fls_alloc(&index));
+	CHECK(index == 1);
+
+	/* The lowest free one comes again, and empty. */
+	CHECK_OK(fiber_fls_free(0));
+	CHECK_ERR(fiber_fls_get(0, &value), EINVAL);
+	CHECK_ERR(fiber_fls_free(0), EINVAL);
+	CHECK_OK(fiber_fls_alloc(&index));
+	CHECK(index == 0);
+	CHECK_OK(fiber_fls_get(0, &value));
+	CHECK(value == 0);
+}
+
+TEST(positions_out_of_range)
+{
+	static const uint64_t bad[] = {
+		1, 1023, 1024, 1025, 4096, UINT32_MAX, (uint64_t)1 << 32, (uint64_t)1 << 61,
+		UINT64_MAX / 8, UINT64_MAX - 1, UINT64_MAX,
+	};
+	uint64_t index, value = POISON;
+	size_t i;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_fls_alloc(&index));
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		CHECK_ERR(fiber_fls_get(bad[i], &value), EINVAL);
+		CHECK_ERR(fiber_fls_set(bad[i], 1), EINVAL);
+		CHECK_ERR(fiber_fls_free(bad[i]), EINVAL);
+	}
+	CHECK(value == POISON);
+}
+
+TEST(all_positions)
+{
+	uint64_t index = POISON, value, i;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	for (i = 0; i < 1024; i++) {
+		CHECK_OK(fiber_fls_alloc(&index));
+		CHECK(index == i);
+		CHECK_OK(fiber_fls_set(i, ~i));
+	}
+	index = POISON;
+	CHECK_ERR(fiber_fls_alloc(&index), EAGAIN);
+	CHECK(index == POISON);
+	for (i = 0; i < 1024; i++) {
+		CHECK_OK(fiber_fls_get(i, &value));
+		CHECK(value == ~i);
+	}
+	CHECK_OK(fiber_fls_free(777));
+	CHECK_OK(fiber_fls_alloc(&index));
+	CHECK(index == 777);
+}
+
+/* One position, at first none; its value survives the switches of all others. */
+static void keeps_a_value(void *arg)
+{
+	uint64_t index, value, mine = (uintptr_t)arg;
+
+	CHECK_ERR(fiber_fls_get(0, &value), EINVAL);
+	CHECK_OK(fiber_fls_alloc(&index));
+	CHECK(index == 0);
+	for (;;) {
+		CHECK_OK(fiber_fls_set(index, mine));
+		CHECK_OK(fiber_switch(home));
+		CHECK_OK(fiber_fls_get(index, &value));
+		CHECK(value == mine);
+		mine += 1000;
+		visits++;
+	}
+}
+
+TEST(positions_are_each_fibers_own)
+{
+	fiber_id_t id[8];
+	uint64_t value, index;
+	uintptr_t i;
+
+	CHECK_OK(fiber_convert(0, &home));
+	for (i = 0; i < 3; i++)
+		CHECK_OK(fiber_fls_alloc(&index));
+	CHECK_OK(fiber_fls_set(0, 7));
+	for (i = 0; i < 8; i++)
+		CHECK_OK(fiber_create(&id[i], keeps_a_value, (void *)(i + 1), NULL));
+	for (i = 0; i < 80; i++)
+		CHECK_OK(fiber_switch(id[i % 8]));
+	CHECK(visits == 72);
+	CHECK_OK(fiber_fls_get(0, &value));
+	CHECK(value == 7);
+}
+
+static void counts(void *value)
+{
+	CHECK(value == &visits || value == &home);
+	destroyed++;
+}
+
+static fiber_key_t shared;
+
+static void sets_shared(void *arg)
+{
+	void *value = &value;
+
+	CHECK_OK(fiber_key_get(shared, &value));
+	CHECK(!value);
+	CHECK_OK(fiber_key_set(shared, arg));
+	CHECK_OK(fiber_switch(home));
+	CHECK_OK(fiber_key_get(shared, &value));
+	CHECK(value == arg);
+	CHECK_OK(fiber_switch(home));
+}
+
+TEST(a_key_has_a_value_for_each_fiber)
+{
+	fiber_id_t a, b;
+	void *value;
+
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_key_create(&shared, counts));
+	CHECK_OK(fiber_key_set(shared, &shared));
+	CHECK_OK(fiber_create(&a, sets_shared, &visits, NULL));
+	CHECK_OK(fiber_create(&b, sets_shared, &home, NULL));
+	CHECK_OK(fiber_switch(a));
+	CHECK_OK(fiber_switch(b));
+	CHECK_OK(fiber_switch(a));
+	CHECK_OK(fiber_switch(b));
+	CHECK_OK(fiber_key_get(shared, &value));
+	CHECK(value == &shared);
+	CHECK_OK(fiber_key_set(shared, NULL));
+
+	/* Deleting the fiber, and deleting the key, destroy each value once. */
+	CHECK_OK(fiber_delete(a));
+	CHECK(destroyed == 1);
+	CHECK_OK(fiber_key_delete(shared));
+	CHECK(destroyed == 2);
+	CHECK_OK(fiber_delete(b));
+	CHECK(destroyed == 2);
+}
+
+TEST(a_key_made_anew_is_empty)
+{
+	fiber_key_t again;
+	void *value;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_key_create(&shared, NULL));
+	CHECK_OK(fiber_key_set(shared, &home));
+	CHECK_OK(fiber_key_delete(shared));
+	CHECK_ERR(fiber_key_get(shared, &value), EINVAL);
+	CHECK_ERR(fiber_key_set(shared, &home), EINVAL);
+	CHECK_ERR(fiber_key_delete(shared), EINVAL);
+	CHECK_OK(fiber_key_create(&again, NULL));
+	CHECK(again == shared);
+	CHECK_OK(fiber_key_get(again, &value));
+	CHECK(!value);
+}
+
+TEST(keys_of_no_fiber_and_of_no_key)
+{
+	void *value = &home;
+	fiber_key_t key;
+
+	CHECK_ERR(fiber_key_create(NULL, NULL), EINVAL);
+	CHECK_OK(fiber_key_create(&key, NULL));
+	CHECK_ERR(fiber_key_get(key, &value), EPERM);
+	CHECK_ERR(fiber_key_set(key, &home), EPERM);
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_ERR(fiber_key_get(key, NULL), EINVAL);
+	CHECK_ERR(fiber_key_get(key + 1, &value), EINVAL);
+	CHECK_ERR(fiber_key_get(FIBER_KEYS_MAX, &value), EINVAL);
+	CHECK_ERR(fiber_key_set(UINT32_MAX, NULL), EINVAL);
+	CHECK_ERR(fiber_key_delete(FIBER_KEYS_MAX), EINVAL);
+	CHECK(value == &home);
+}
+
+TEST(all_keys)
+{
+	fiber_key_t key, i;
+	void *value;
+
+	CHECK_OK(fiber_convert(0, &home));
+	for (i = 0; i < FIBER_KEYS_MAX; i++) {
+		CHECK_OK(fiber_key_create(&key, counts));
+		CHECK_OK(fiber_key_set(key, &visits));
+	}
+	CHECK_ERR(fiber_key_create(&key, NULL), EAGAIN);
+	CHECK_OK(fiber_key_get(FIBER_KEYS_MAX - 1, &value));
+	CHECK(value == &visits);
+	CHECK_OK(fiber_revert());
+	CHECK(destroyed == FIBER_KEYS_MAX);
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_key_get(0, &value));
+	CHECK(!value);
+}
+
+/* A destructor may use all of the API, deleting its own key included. */
+static void deletes_its_key(void *value)
+{
+	CHECK(value == &visits);
+	destroyed++;
+	CHECK_OK(fiber_key_delete(shared));
+}
+
+TEST(a_destructor_uses_the_api)
+{
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_key_create(&shared, deletes_its_key));
+	CHECK_OK(fiber_key_set(shared, &visits));
+	CHECK_OK(fiber_revert());
+	CHECK(destroyed == 1);
+}

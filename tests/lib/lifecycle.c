@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Convert, create, switch, delete, revert: results, errors, names, ids.
+ *
+ *	main --switch--> created --switch--> main
+ */
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+
+static fiber_id_t home, other;
+static int count;
+
+/* Counts its turns and goes home. */
+static void turns(void *arg)
+{
+	int *turn = arg;
+
+	for (;;) {
+		++*turn;
+		CHECK_RESULT(fiber_switch(home), 0);
+	}
+}
+
+static void nothing(void *arg)
+{
+	(void)arg;
+}
+
+TEST(a_thread_that_is_no_fiber)
+{
+	fiber_id_t id = POISON;
+	uint64_t value = POISON;
+
+	CHECK(fiber_engine());
+	CHECK_ERR(fiber_self(&id), EPERM);
+	CHECK_ERR(fiber_create(&id, nothing, NULL, NULL), EPERM);
+	CHECK_ERR(fiber_switch(1), EPERM);
+	CHECK_ERR(fiber_revert(), EPERM);
+	CHECK_ERR(fiber_set_name(0, "x"), EPERM);
+	CHECK_ERR(fiber_set_name(1, "x"), ESRCH);
+	CHECK_ERR(fiber_fls_alloc(&value), EPERM);
+	CHECK_ERR(fiber_fls_free(0), EPERM);
+	CHECK_ERR(fiber_fls_set(0, 1), EPERM);
+	CHECK_ERR(fiber_fls_get(0, &value), EPERM);
+	CHECK_ERR(fiber_delete(1), ESRCH);
+	CHECK(!fiber_data());
+	CHECK(id == POISON && value == POISON);
+}
+
+TEST(convert)
+{
+	fiber_id_t id = POISON, self = POISON;
+
+	CHECK_ERR(fiber_convert(~0u, &id), EINVAL);
+	CHECK_ERR(fiber_convert(FIBER_FPU << 1, &id), EINVAL);
+	CHECK(id == POISON);
+	CHECK_OK(fiber_convert(0, &id));
+	CHECK(id == 1);
+	CHECK_OK(fiber_self(&self));
+	CHECK(self == id);
+	CHECK(!fiber_data());
+	id = POISON;
+	CHECK_ERR(fiber_convert(0, &id), EEXIST);
+	CHECK(id == POISON);
+}
+
+TEST(convert_without_asking_for_the_id)
+{
+	CHECK_OK(fiber_convert(FIBER_FPU, NULL));
+}
+
+static void *convert_other(void *arg)
+{
+	CHECK_OK(fiber_convert(0, arg));
+	return NULL;
+}
+
+TEST(each_thread_has_its_own)
+{
+	fiber_id_t mine, theirs;
+
+	CHECK_OK(fiber_convert(0, &mine));
+	thread_join(thread_start(convert_other, &theirs));
+	CHECK(mine != theirs);
+}
+
+TEST(revert)
+{
+	fiber_id_t first, second, created, self;
+
+	CHECK_OK(fiber_convert(0, &first));
+	CHECK_OK(fiber_create(&created, turns, &count, NULL));
+	CHECK_OK(fiber_revert());
+	CHECK_ERR(fiber_revert(), EPERM);
+	CHECK_ERR(fiber_self(&self), EPERM);
+	CHECK_OK(fiber_convert(0, &second));
+	CHECK(second != first);
+	CHECK_ERR(fiber_switch(first), ESRCH);
+
+	/* The others have stayed. */
+	home = second;
+	CHECK_OK(fiber_switch(created));
+	CHECK(count == 1);
+	CHECK_OK(fiber_revert());
+	CHECK_OK(fiber_delete(created));
+}
+
+static void reverts(void *arg)
+{
+	(void)arg;
+	CHECK_ERR(fiber_revert(), EINVAL);
+	count++;
+	fiber_switch(home);
+}
+
+TEST(revert_only_on_the_own_fiber)
+{
+	fiber_id_t id;
+
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&id, reverts, NULL, NULL));
+	CHECK_OK(fiber_switch(id));
+	CHECK(count == 1);
+}
+
+TEST(create_checks_its_arguments)
+{
+	struct fiber_attr attr = { 0 };
+	char name[FIBER_NAME_MAX + 2];
+	fiber_id_t id = POISON;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_ERR(fiber_create(NULL, nothing, NULL, NULL), EINVAL);
+	CHECK_ERR(fiber_create(&id, NULL, NULL, NULL), EINVAL);
+	attr.flags = FIBER_FPU << 1;
+	CHECK_ERR(fiber_create(&id, nothing, NULL, &attr), EINVAL);
+	attr.flags = 0;
+	attr.stack_size = 16 * 1024 - 1;
+	CHECK_ERR(fiber_create(&id, nothing, NULL, &attr), EINVAL);
+	attr.stack_size = SIZE_MAX;
+	CHECK_ERR(fiber_create(&id, nothing, NULL, &attr), ENOMEM);
+	attr.stack_size = 0;
+	memset(name, 'n', sizeof(name));
+	name[sizeof(name) - 1] = 0;
+	attr.name = name;
+	CHECK_ERR(fiber_create(&id, nothing, NULL, &attr), EINVAL);
+	CHECK(id == POISON);
+	name[FIBER_NAME_MAX] = 0;
+	CHECK_OK(fiber_create(&id, nothing, NULL, &attr));
+	CHECK(id == 2);
+}
+
+TEST(ids_count_up_and_are_not_used_again)
+{
+	fiber_id_t id[3], again;
+	int i;
+
+	CHECK_OK(fiber_convert(0, &home));
+	for (i = 0; i < 3; i++) {
+		CHECK_OK(fiber_create(&id[i], turns, &count, NULL));
+		CHECK(id[i] == (fiber_id_t)(i + 2));
+	}
+	CHECK_OK(fiber_delete(id[1]));
+	CHECK_ERR(fiber_delete(id[1]), ESRCH);
+	CHECK_ERR(fiber_switch(id[1]), ESRCH);
+	CHECK_ERR(fiber_set_name(id[1], "x"), ESRCH);
+	for (i = 0; i < 100; i++) {
+		CHECK_OK(fiber_create(&again, turns, &count, NULL));
+		CHECK(again != id[1]);
+		CHECK_ERR(fiber_switch(id[1]), ESRCH);
+		CHECK_OK(fiber_switch(again));
+		CHECK(count == i + 1);
+		CHECK_OK(fiber_delete(again));
+	}
+}
+
+TEST(switch_there_and_back)
+{
+	int turn[2] = { 0, 0 };
+	fiber_id_t id[2];
+	int i;
+
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&id[0], turns, &turn[0], NULL));
+	CHECK_OK(fiber_create(&id[1], turns, &turn[1], NULL));
+	for (i = 0; i < 100; i++) {
+		CHECK_OK(fiber_switch(id[i % 2]));
+		CHECK(turn[i % 2] == i / 2 + 1);
+	}
+}
+
+static void reports_itself(void *arg)
+{
+	fiber_id_t self;
+
+	CHECK(arg == &count);
+	CHECK(fiber_data() == arg);
+	CHECK_OK(fiber_self(&self));
+	CHECK(self == other);
+	CHECK_ERR(fiber_switch(self), EINVAL);
+	CHECK_ERR(fiber_delete(self), EBUSY);
+	count = 1;
+	fiber_switch(home);
+}
+
+TEST(a_fiber_knows_itself)
+{
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&other, reports_itself, &count, NULL));
+	CHECK_OK(fiber_switch(other));
+	CHECK(count == 1);
+}
+
+TEST(switch_to_what_does_not_exist)
+{
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_ERR(fiber_switch(0), ESRCH);
+	CHECK_ERR(fiber_switch(2), ESRCH);
+	CHECK_ERR(fiber_switch(home + (UINT64_C(1) << 20)), ESRCH);
+	CHECK_ERR(fiber_switch(UINT64_MAX), ESRCH);
+	CHECK_ERR(fiber_switch(home), EINVAL);
+}
+
+static int entered, leave;
+
+static void stays(void *arg)
+{
+	(void)arg;
+	__atomic_store_n(&entered, 1, __ATOMIC_SEQ_CST);
+	wait_for(&leave);
+	CHECK_RESULT(fiber_switch(home), 0);
+}
+
+static void *enters_other(void *arg)
+{
+	(void)arg;
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_switch(other));
+	return NULL;
+}
+
+TEST(a_running_fiber_is_busy)
+{
+	pthread_t thread;
+	uint64_t failed;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_create(&other, stays, NULL, NULL));
+	thread = thread_start(enters_other, NULL);
+	wait_for(&entered);
+	failed = proc_number(other, "Number of failed activations");
+	CHECK_ERR(fiber_switch(other), EBUSY);
+	CHECK_ERR(fiber_switch(other), EBUSY);
+	CHECK_ERR(fiber_delete(other), EBUSY);
+	CHECK(proc_number(other, "Number of failed activations") == failed + 2);
+	/* It is parked there, but it is the living thread's own. */
+	CHECK_ERR(fiber_delete(home), EPERM);
+	__atomic_store_n(&leave, 1, __ATOMIC_SEQ_CST);
+	thread_join(thread);
+	CHECK(delete_when_free(other) == 0);
+}
+
+TEST(names)
+{
+	struct fiber_attr attr = { .name = "born with it" };
+	char name[FIBER_NAME_MAX + 2], value[256];
+	fiber_id_t id, self;
+
+	CHECK_OK(fiber_convert(0, &self));
+	CHECK_OK(fiber_create(&id, nothing, NULL, &attr));
+	proc_line(id, "Name", value, sizeof(value));
+	CHECK(!strcmp(value, "born with it"));
+	memset(name, 'n', sizeof(name));
+	name[FIBER_NAME_MAX + 1] = 0;
+	CHECK_ERR(fiber_set_name(id, name), EINVAL);
+	CHECK_ERR(fiber_set_name(id, NULL), EINVAL);
+	name[FIBER_NAME_MAX] = 0;
+	CHECK_OK(fiber_set_name(id, name));
+	proc_line(id, "Name", value, sizeof(value));
+	CHECK(!strcmp(value, name));
+	CHECK_OK(fiber_set_name(0, "self"));
+	proc_line(self, "Name", value, sizeof(value));
+	CHECK(!strcmp(value, "self"));
+	CHECK_OK(fiber_set_name(0, ""));
+	proc_line(self, "Name", value, sizeof(value));
+	CHECK(!strcmp(value, ""));
+}
+
+TEST(proc_shows_the_users_function)
+{
+	fiber_id_t id;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_create(&id, turns, &count, NULL));
+	CHECK(proc_number(id, "Initial entry point") == (uintptr_t)turns);
+}
+
+TEST(engine_choice)
+{
+	CHECK_ERR(fiber_set_engine("nonsense"), EINVAL);
+	CHECK_ERR(fiber_set_engine(NULL), EINVAL);
+	CHECK_OK(fiber_set_engine("auto"));
+	CHECK_OK(fiber_set_engine("kernel"));
+	CHECK(fiber_engine() && !strcmp(fiber_engine(), "kernel"));
+	CHECK_ERR(fiber_set_engine("kernel"), EBUSY);
+}
+
+TEST(engine_from_the_environment)
+{
+	setenv("KFIBER_ENGINE", "kernel", 1);
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK(fiber_engine() && !strcmp(fiber_engine(), "kernel"));
+}
+
+TEST(the_descriptor_is_closed_on_exec)
+{
+	char path[64], target[64];
+	int fd, found = 0;
+	ssize_t length;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	for (fd = 0; fd < 64; fd++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		length = readlink(path, target, sizeof(target) - 1);
+		if (length < 0)
+			continue;
+		target[length] = 0;
+		if (strcmp(target, "/dev/fiber"))
+			continue;
+		CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+		found++;
+	}
+	CHECK(found == 1);
+}
