@@ -7,6 +7,7 @@ help:
 	@echo "make demo      see fibers run in a kernel, in a virtual machine"
 	@echo "make test      all tests, here and in the virtual machine"
 	@echo "make test-all  the same, then the long ones and the other kernels"
+	@echo "make bench     what a switch costs, and a fiber's memory; BENCH=... some of it"
 	@echo "make check     types, style, and the module's sparse and checkpatch"
 	@echo "make clean     what was built; make distclean: .venv too"
 
@@ -27,6 +28,9 @@ test: build
 test-all: test
 	$(BIN)/python -m pytest -m guest --guest-stress
 
+bench: build
+	$(BIN)/python bench/run.py $(BENCH)
+
 check: setup style
 	$(BIN)/mypy
 	$(BIN)/python tools/check_kmod.py
@@ -41,4 +45,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: help setup build demo test test-all check style clean distclean
+.PHONY: help setup build demo test test-all bench check style clean distclean

@@ -452,7 +452,7 @@ static void create_fibers(void)
 	int err;
 
 	for (i = 1; i < options.fibers; i++) {
-		snprintf(name, sizeof(name), "cell %d", i);
+		snprintf(name, sizeof(name), "cell %u", i);
 		err = fiber_create(&stations[i].id, run_station, &stations[i], &attr);
 		if (err)
 			give_up("fiber_create", err);

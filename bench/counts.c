@@ -4,7 +4,8 @@
  * machine is emulated with -icount. Raw requests: no library in between. Prints a line a case:
  * name, median, least, most.
  *
- *	counts [FIBERS]		with so many other fibers in the process (default 0)
+ *	counts [FIBERS [fpu]]	with so many other fibers in the process (default 0), and with the
+ *				whole FPU state for the fiber that is measured from, too
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -106,6 +107,8 @@ int main(int argc, char **argv)
 	uint64_t plain, full;
 	int null;
 
+	if (argc > 2)
+		convert.flags = FIBER_FLAG_FPU;
 	device = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (device < 0 || null < 0)
