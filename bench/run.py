@@ -63,7 +63,7 @@ def reload(lookup: str) -> None:
 
 def counts(crowd: int, *flags: str) -> dict[str, tuple[float, float]]:
     """Median and least of each of counts.c's cases."""
-    words = [BUILD / "counts", str(crowd), *flags]
+    words = [str(BUILD / "counts"), str(crowd), *flags]
     output = subprocess.run(words, check=True, text=True, capture_output=True).stdout
     cases = (line.split() for line in output.splitlines())
     return {name: (float(median), float(least)) for name, median, least, _ in cases}

@@ -49,6 +49,7 @@ NEEDS = (
     Need(("make",), command("make")),
     Need(("pkgconf", "pkg-config"), command("pkg-config")),
     Need(("kmod",), command("modinfo")),
+    Need(("sparse",), command("sparse")),
     # The kernel's build tool objtool is linked with it.
     Need(("libelf1t64", "libelf1"), lambda: ctypes.util.find_library("elf") is not None),
     Need(("xz-utils",), command("xz")),

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""`kfiber vm`: a command in a virtual machine that has the module loaded."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from kfiber import module
+from kfiber.vm import boot, kernels, klog
+from kfiber.vm.errors import KERNEL_PROBLEM, MISSING, NO_GUEST, TIMEOUT, VmError
+
+EPILOG = f"""\
+examples:
+  kfiber vm run -- ls /proc/self/fiber
+  kfiber vm run --kernel 6.12 --cpus 1 -- make check
+  kfiber vm run --append 'log_buf_len=16M' --timeout 60 -- ./stress
+
+The guest's root is this machine's, read-only, under a layer in memory: what COMMAND
+writes is lost. /tmp is empty but for entries that COMMAND or PATH name. Of the
+environment COMMAND sees HOME, PATH, LANG, LC_*, TERM, TZ, VIRTUAL_ENV and KFIBER_*;
+KFIBER_GUEST is 1, KFIBER_MODULE the path of the module. It runs as root. On a
+terminal it gets a terminal, and Ctrl-] ends the machine.
+
+exit status:
+  COMMAND's own, or 128+N if signal N ended it; but
+  {MISSING}   something is missing here: QEMU, busybox, a kernel package
+  {KERNEL_PROBLEM}   the guest's kernel reported a problem; its report is on standard error
+  {NO_GUEST}   the guest did not come up, or died
+  {TIMEOUT}  COMMAND ran longer than --timeout
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "vm",
+        help="run a command in a virtual machine with the module loaded",
+        description="Virtual machines with Debian's kernels, under QEMU.",
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    run = actions.add_parser(
+        "run",
+        help="run a command",
+        description="Boots a kernel, loads the module, and runs COMMAND.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_kernel(run)
+    run.add_argument("--cpus", type=int, default=2, metavar="N", help="processors (default: 2)")
+    run.add_argument(
+        "--memory", type=int, default=2048, metavar="MB", help="memory (default: 2048)"
+    )
+    run.add_argument("--timeout", type=float, metavar="S", help="seconds that COMMAND may take")
+    run.add_argument(
+        "--icount",
+        action="store_true",
+        help="count instructions: one takes one nanosecond; one processor",
+    )
+    run.add_argument(
+        "--append", default="", metavar="ARGS", help="more parameters for the guest's kernel"
+    )
+    run.add_argument(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="how the guest is run (default: kvm if a trial shows that it works, else tcg)",
+    )
+    run.add_argument("--log", type=Path, metavar="FILE", help="keep the guest's kernel log")
+    run.add_argument(
+        "--show",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a path below /tmp that the guest is to see as well",
+    )
+    run.add_argument(
+        "--channel",
+        type=int,
+        metavar="FD",
+        help=f"a descriptor that gets what the guest writes to {boot.CHANNEL}",
+    )
+    run.add_argument("--no-module", action="store_true", help="do not load the module")
+    run.add_argument("command", nargs="+", metavar="COMMAND")
+    run.set_defaults(main=run_main)
+
+    fetch = actions.add_parser(
+        "fetch",
+        help="get a kernel into the cache",
+        description="Fetches a kernel, unless it is in the cache, and prints where its build is.",
+    )
+    _add_kernel(fetch)
+    fetch.set_defaults(main=fetch_main)
+
+
+def _add_kernel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel", choices=kernels.SERIES, help="series (default: this distribution's own)"
+    )
+
+
+def run_main(args: argparse.Namespace) -> int:
+    """Runs the command and returns its status, or one of those above."""
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, _end)
+    # Before anything is fetched for it.
+    boot.qemu()
+    kernel = kernels.get(args.kernel)
+    machine = boot.Machine(
+        kernel, args.cpus, args.memory, args.icount, append=args.append, accel=args.accel
+    )
+    fiber = None if args.no_module else module.build(kernel.build, kernel.release)
+    try:
+        outcome = boot.run(
+            args.command,
+            machine,
+            module=fiber,
+            timeout=args.timeout,
+            channel=args.channel,
+            show=args.show,
+            terminal=os.isatty(0) and os.isatty(1),
+        )
+    except VmError as error:
+        _keep(args.log, error.log)
+        if report := klog.problems(error.log):
+            _complain(report, f"and {error}")
+            return KERNEL_PROBLEM
+        if error.log and error.status == NO_GUEST:
+            print(klog.tail(error.log), file=sys.stderr)
+        raise
+    _keep(args.log, outcome.log)
+    if outcome.problems:
+        _complain(outcome.problems, f"the command itself ended with {outcome.status}")
+        return KERNEL_PROBLEM
+    return outcome.status
+
+
+def fetch_main(args: argparse.Namespace) -> int:
+    """Prints the build directory."""
+    print(kernels.get(args.kernel).build)
+    return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    # As an exception, so that whatever is half done gets undone.
+    sys.exit(128 + number)
+
+
+def _keep(path: Path | None, log: str) -> None:
+    if path is not None:
+        path.write_text(log)
+
+
+def _complain(report: str, aside: str) -> None:
+    print(report, file=sys.stderr)
+    print(f"kfiber: the guest's kernel reported a problem, see above; {aside}", file=sys.stderr)
