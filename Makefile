@@ -16,8 +16,9 @@ setup:
 	@$(PYTHON) tools/bootstrap.py
 
 build: setup
-	@test -f build/build.ninja || $(BIN)/meson setup build >/dev/null
-	@$(BIN)/ninja -C build --quiet
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	test -f build/build.ninja || meson setup build >/dev/null; \
+	ninja -C build --quiet
 
 demo: build
 	@$(BIN)/python tools/demo.py

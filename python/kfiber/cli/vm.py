@@ -14,22 +14,25 @@ from kfiber import module
 from kfiber.vm import boot, kernels, klog
 from kfiber.vm.errors import KERNEL_PROBLEM, MISSING, NO_GUEST, TIMEOUT, VmError
 
-EPILOG = f"""\
+EXAMPLES = """\
 examples:
   kfiber vm run -- ls /proc/self/fiber
-  kfiber vm run --kernel 6.12 --cpus 1 -- make check
+  kfiber vm run --kernel 6.12 --cpus 1 -- ./demo
   kfiber vm run --append 'log_buf_len=16M' --timeout 60 -- ./stress
+"""
 
-The guest's root is this machine's, read-only, under a layer in memory: what COMMAND
-writes is lost. /tmp is empty but for entries that COMMAND or PATH name. Of the
-environment COMMAND sees HOME, PATH, LANG, LC_*, TERM, TZ, VIRTUAL_ENV and KFIBER_*;
-KFIBER_GUEST is 1, KFIBER_MODULE the path of the module. It runs as root. On a
-terminal it gets a terminal, and Ctrl-] ends the machine.
+EPILOG = f"""\
+{EXAMPLES}
+The guest's root is this machine's, read-only, under a layer in memory: what
+COMMAND writes is lost. /tmp is empty but for entries that COMMAND or PATH name.
+Of the environment COMMAND sees HOME, PATH, LANG, LC_*, TERM, TZ, VIRTUAL_ENV
+and KFIBER_*; KFIBER_GUEST is 1, KFIBER_MODULE the path of the module. It runs
+as root. On a terminal it gets a terminal, and Ctrl-] ends the machine.
 
 exit status:
   COMMAND's own, or 128+N if signal N ended it; but
   {MISSING}   something is missing here: QEMU, busybox, a kernel package
-  {KERNEL_PROBLEM}   the guest's kernel reported a problem; its report is on standard error
+  {KERNEL_PROBLEM}   the guest's kernel reported a problem, printed on standard error
   {NO_GUEST}   the guest did not come up, or died
   {TIMEOUT}  COMMAND ran longer than --timeout
 """
@@ -41,6 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "vm",
         help="run a command in a virtual machine with the module loaded",
         description="Virtual machines with Debian's kernels, under QEMU.",
+        epilog=EXAMPLES + "\n`kfiber vm run --help` says what COMMAND sees, and the exit status.\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 

@@ -140,7 +140,7 @@ def debian_sources(sources: Sequence[Source], codename: str, suite: str) -> list
     mirrors = [source for source in found if source.suite == codename]
     if not mirrors:
         raise VmError(
-            f"no archive of Debian {codename} in /etc/apt, so there is nowhere to get a kernel from; "
+            f"no archive of Debian {codename} in /etc/apt, so no kernel can be fetched; "
             "mend: add Debian's `main` to /etc/apt/sources.list.d",
             status=MISSING,
         )

@@ -12,6 +12,7 @@ import lzma
 import os
 import platform
 import re
+import shutil
 import struct
 import tempfile
 import zlib
@@ -21,7 +22,7 @@ from pathlib import Path
 from kfiber.module import cache, locked
 from kfiber.vm.apt import Apt, debian_sources, machine_sources
 from kfiber.vm.errors import MISSING, VmError
-from kfiber.vm.progress import say
+from kfiber.vm.progress import clear, say, show
 
 _OWN_SERIES = {"bookworm": "6.1", "trixie": "6.12"}
 SERIES = tuple(_OWN_SERIES.values())
@@ -53,7 +54,9 @@ def get(series: str | None = None) -> Kernel:
     link = kernels / suite
     if not link.exists():
         kernels.mkdir(parents=True, exist_ok=True)
+        show("waiting for another kfiber that gets a kernel")
         with locked(kernels / ".lock"):
+            clear()
             if not link.exists():
                 _fetch(suite, codename, link)
     return _load(link.resolve())
@@ -98,6 +101,9 @@ def _load(directory: Path) -> Kernel:
 
 def _fetch(suite: str, codename: str, link: Path) -> None:
     """Get the kernel of `suite` beside `link`, and let that name it once it is whole."""
+    # Of one that was killed: we have the lock, so nobody is at it.
+    for stale in link.parent.glob(".fetch-*"):
+        shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=link.parent) as name:
         scratch = Path(name)
         apt = Apt(scratch / "apt", debian_sources(machine_sources(), codename, suite))

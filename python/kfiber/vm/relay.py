@@ -35,8 +35,8 @@ def _raw(terminal: int) -> Iterator[None]:
 class ToGuest(threading.Thread):
     """Copies from a descriptor into a port, then tells the guest of the end.
 
-    None ends at once. With `terminal` the source is one: it is in raw mode for as long as the thread
-    runs, so that every key goes to the guest, but for Ctrl-], which interrupts this process.
+    None ends at once. With `terminal` the source is one: it is in raw mode for as long as the
+    thread runs, so that every key goes to the guest, but for Ctrl-], which interrupts this process.
     """
 
     def __init__(self, source: int | None, port: socket.socket, terminal: bool = False) -> None:

@@ -44,8 +44,9 @@ ulimit -c 0
 # Names of the kernel that runs, for whoever builds or loads modules in here.
 . $here/kernel
 mkdir -p "/lib/modules/$release"
-ln -sfn "$modules/kernel" "/lib/modules/$release/kernel"
-ln -sfn "$build" "/lib/modules/$release/build"
+# A host that runs the same release has its own.
+[ -e "/lib/modules/$release/kernel" ] || ln -sf "$modules/kernel" "/lib/modules/$release/kernel"
+[ -e "/lib/modules/$release/build" ] || ln -sf "$build" "/lib/modules/$release/build"
 
 # The host's word also shows that it is connected to the ports before this one: until then they
 # would read as ended.
@@ -103,6 +104,9 @@ if [ -e $here/fiber.ko ] && grep -q "^fiber " /proc/modules; then
 	done
 	[ $try -lt 10 ] || problem "the module does not unload: $(cat $here/why)"
 fi
+
+# A message without its end shows up with the next one only.
+echo "kfiber: the command has ended with status $status" >/dev/kmsg
 
 # The command may have unmounted what it liked.
 mkdir -p $here/debug
