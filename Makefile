@@ -26,8 +26,19 @@ demo: build
 test: build
 	$(BIN)/python -m pytest
 
-test-all: test
-	$(BIN)/python -m pytest -m guest --guest-stress
+# The module once more: longer, on one processor, preemptible everywhere, with the report's
+# look-ups, on another kernel.
+GUEST := $(BIN)/python -m pytest tests/kmod tests/lib tests/bench
+
+test-all: test test-long
+
+test-long: build
+	$(GUEST) --guest-stress
+	$(GUEST) --guest-cpus 1
+	$(GUEST) --guest-append preempt=full
+	$(GUEST) --guest-parameter lookup=hash
+	$(GUEST) --guest-parameter lookup=scan --guest-parameter max_fibers=4096
+	$(GUEST) --guest-kernel 6.12
 
 bench: build
 	$(BIN)/python bench/run.py $(BENCH)
@@ -46,4 +57,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: help setup build demo test test-all bench check style clean distclean
+.PHONY: help setup build demo test test-all test-long bench check style clean distclean

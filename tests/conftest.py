@@ -14,9 +14,11 @@ A test of the guest that gives no report fails here: nothing is skipped by being
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +47,14 @@ def pytest_addoption(parser):
     group.addoption("--guest-kernel", choices=kernels.SERIES, help="default: this distribution's")
     group.addoption("--guest-cpus", type=int, default=2, metavar="N", help="default: 2")
     group.addoption("--guest-memory", type=int, default=2048, metavar="MB", help="default: 2048")
+    group.addoption("--guest-append", default="", metavar="ARGS", help="for the guest's kernel")
+    group.addoption(
+        "--guest-parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for the module; may be given again",
+    )
     group.addoption(
         "--guest-stress",
         action="store_true",
@@ -117,6 +127,11 @@ def failure(nodeid, location, text, when="setup"):
     )
 
 
+def end_with_parent():
+    """In a new process: SIGTERM when the parent dies, however it does (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 class Guest:
     """The machine that runs `tests` and sends their reports."""
 
@@ -146,6 +161,8 @@ class Guest:
             *(["--kernel", series] if series else []),
             *("--cpus", str(config.getoption("guest_cpus"))),
             *("--memory", str(config.getoption("guest_memory"))),
+            *(f"--append={words}" for words in [config.getoption("guest_append")] if words),
+            *(f"--parameter={each}" for each in config.getoption("guest_parameter")),
             *("--channel", str(theirs), "--show", str(scratch), "--log", str(self.log), "--"),
             *self._pytest(tests),
         ]
@@ -158,6 +175,7 @@ class Guest:
                 stdout=None if config.getoption("capture") == "no" else output,
                 stderr=errors,
                 pass_fds=[theirs],
+                preexec_fn=end_with_parent,
             )
         os.close(theirs)
         self._start = self._line(START_LIMIT)

@@ -31,6 +31,46 @@ def test_nothing_is_done_when_all_is_there(bootstrap, monkeypatch):
     bootstrap.main()
 
 
+@pytest.fixture
+def commands(bootstrap, monkeypatch):
+    """What make_venv() runs, with a .venv that has a Python and pip; nothing is really run."""
+    python = bootstrap.VENV / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to("/bin/true")
+    ran = []
+    monkeypatch.setattr(bootstrap, "run", lambda words, failure: ran.append(words))
+    return ran
+
+
+def test_a_venv_that_is_there_is_kept(bootstrap, commands):
+    bootstrap.make_venv()
+    assert [words[1:4] for words in commands] == [["-m", "pip", "-q"]]
+    assert bootstrap.STAMP.read_text() == bootstrap.fingerprint()
+
+
+@pytest.mark.parametrize("damage", ["moved", "its Python is gone"])
+def test_a_venv_that_cannot_be_used_is_made_anew(bootstrap, commands, damage, monkeypatch):
+    if damage == "moved":
+        bootstrap.STAMP.write_text("/elsewhere/.venv\n0\n")
+    else:
+        (bootstrap.VENV / "bin" / "python").unlink()
+        # No Python to ask for pip: venv, which did not really run, would have made it.
+        none = type("Result", (), {"returncode": 0})
+        monkeypatch.setattr(bootstrap.subprocess, "run", lambda *words, **options: none)
+    bootstrap.make_venv()
+    assert commands[0][1:4] == ["-m", "venv", "--clear"]
+
+
+def test_an_interrupted_installation_is_done_again(bootstrap, commands, monkeypatch):
+    def interrupted(words, failure):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bootstrap, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bootstrap.make_venv()
+    assert not bootstrap.STAMP.exists()
+
+
 def test_without_root_and_sudo_the_command_is_named(bootstrap, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None if name == "sudo" else name)

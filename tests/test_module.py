@@ -58,6 +58,13 @@ def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
     assert module.build(tmp_path, "6.1").exists()
 
 
+def test_a_cache_that_cannot_be_written_is_named(calls, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(KfiberError, match=r"cannot write .*/file/.*mend: set XDG_CACHE_HOME"):
+        module.build(tmp_path, "6.1")
+
+
 def test_without_headers_the_error_names_their_package(monkeypatch):
     monkeypatch.setattr("platform.release", lambda: "0.0.0-none")
     with pytest.raises(KfiberError, match=r"mend: apt-get install linux-headers-0.0.0-none"):
@@ -68,6 +75,17 @@ def test_loading_without_the_right_prints_the_line_for_sudo(tmp_path, monkeypatc
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(KfiberError, match=rf"mend: sudo /\S+/insmod {tmp_path}/fiber.ko a=1$"):
         module.load(tmp_path / "fiber.ko", {"a": "1"})
+
+
+def test_status_with_a_module(tmp_path, monkeypatch):
+    (tmp_path / "parameters").mkdir()
+    for name, text in (("refcnt", "2"), ("version", "0.1.0"), ("parameters/fibers", "513")):
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(module, "SYSFS", tmp_path)
+    monkeypatch.setattr(module, "DEVICE", tmp_path / "none")
+    status = module.status()
+    assert (status.loaded, status.version, status.users) == (True, "0.1.0", 2)
+    assert status.parameters == {"fibers": "513"}
 
 
 def test_status_without_a_module(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_unknown_keys_are_passed_over():
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(ValueError, match="'Stack size'"):
+    with pytest.raises(KfiberError, match=r"no line 'Stack size' .*mend: kfiber doctor"):
         proc.parse(1, 1, FIBER_FILE.replace("Stack size: 65536\n", ""))
 
 
@@ -97,6 +97,38 @@ def test_a_fiber_that_vanishes_is_left_out(tree, monkeypatch):
 
 def test_processes_are_those_with_fibers(tree):
     assert proc.processes(proc=tree) == [6526]
+
+
+def test_a_process_that_ends_meanwhile_is_left_out(tree, monkeypatch):
+    monkeypatch.setattr(proc, "processes", lambda proc: [8, 6526])
+    assert [fiber.pid for fiber in proc.all_fibers(proc=tree)] == [6526, 6526]
+
+
+@pytest.fixture
+def hidden(tree, monkeypatch):
+    """Process 9, in which this user may look at nothing, as with hidepid. Also if it is root."""
+
+    def refuse(call):
+        def refusing(path):
+            if path == tree / "9" / "fiber":
+                raise PermissionError(1, "Operation not permitted")
+            return call(path)
+
+        return refusing
+
+    (tree / "9").mkdir()
+    for name in ("iterdir", "is_dir"):
+        monkeypatch.setattr(proc.Path, name, refuse(getattr(proc.Path, name)))
+    return tree
+
+
+def test_a_hidden_process_is_not_listed(hidden):
+    assert [fiber.pid for fiber in proc.all_fibers(proc=hidden)] == [6526, 6526]
+
+
+def test_a_hidden_process_asked_for_is_an_error(hidden):
+    with pytest.raises(KfiberError, match=r"hidden.*mend: sudo kfiber ps 9"):
+        proc.fibers(9, proc=hidden)
 
 
 def test_the_fallback_is_read_where_it_is_in_use(tmp_path):

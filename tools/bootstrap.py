@@ -3,7 +3,8 @@
 """Sets a checkout up: Debian packages, `.venv` with the project and its tools.
 
 Needs nothing but Python 3.10, and does nothing, fast, when all is there. Lists what it will
-install and asks first; no question without a terminal or with YES=1.
+install and asks first; no question without a terminal or with YES=1. A `.venv` that is there is
+kept, whichever Python made it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,33 +118,45 @@ def install_packages(needs: Sequence[Need]) -> None:
 
 
 def fingerprint() -> str:
-    """Changes with everything that decides what is in `.venv`."""
-    state = hashlib.sha256(f"{sys.version} {ROOT}".encode())
-    for path in (Path(__file__), ROOT / "pyproject.toml"):
-        state.update(path.read_bytes())
-    return state.hexdigest()
+    """Changes with everything that decides what is in `.venv`. Its first line is where that is."""
+    state = hashlib.sha256()
+    for path in (Path(__file__), ROOT / "pyproject.toml", VENV / "pyvenv.cfg"):
+        if path.exists():
+            state.update(path.read_bytes())
+    return f"{VENV}\n{state.hexdigest()}\n"
+
+
+def usable() -> bool:
+    """Whether `.venv` is where it was made, its Python still there."""
+    moved = STAMP.exists() and STAMP.read_text().partition("\n")[0] != str(VENV)
+    return (VENV / "bin" / "python").exists() and not moved
 
 
 def make_venv() -> None:
-    print(f"setup: making {VENV.name} with Python {sys.version.split()[0]}", file=sys.stderr)
+    python = str(VENV / "bin" / "python")
+    failure = f"no {VENV.name} could be made; mend: the lines above say what, then run this again"
+    if not usable():
+        print(f"setup: making {VENV.name} with Python {sys.version.split()[0]}", file=sys.stderr)
+        run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)], failure)
     STAMP.unlink(missing_ok=True)
-    if not (VENV / "bin" / "python").exists():
-        venv.create(VENV, clear=True, with_pip=True, symlinks=True)
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "-q", "--disable-pip-version-check"]
+    # On its own, because it takes seconds, and may have been interrupted the last time.
+    if subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL).returncode:
+        run([python, "-m", "ensurepip", "--upgrade"], failure)
+    pip = [python, "-m", "pip", "-q", "--disable-pip-version-check"]
     run(
         [*pip, "install", "-e", f"{ROOT}[dev]"],
         "pip could not install the project; mend: the lines above say what, then run this again",
     )
+    # Last: an installation that did not come this far is done again.
+    STAMP.write_text(fingerprint())
 
 
 def main() -> None:
     needs = missing()
     if needs:
         install_packages(needs)
-    want = fingerprint()
-    if not STAMP.exists() or STAMP.read_text() != want:
+    if not STAMP.exists() or STAMP.read_text() != fingerprint():
         make_venv()
-        STAMP.write_text(want)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,18 @@ def cache() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time holds the lock file `path`; the others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    """One process at a time holds the lock file `path`; the others wait.
+
+    KfiberError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise KfiberError(
+            f"cannot write {path}: {error.strerror}; mend: set XDG_CACHE_HOME to a folder of yours"
+        ) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -160,7 +169,10 @@ def unload() -> None:
 
 @dataclass(frozen=True)
 class Status:
-    """What can be said about the module; None for what is not to be known without it."""
+    """What can be said about the module; None for what is not to be known without it.
+
+    `parameters` has the read-only counters too: processes, threads and fibers alive now.
+    """
 
     loaded: bool
     device: bool
@@ -190,23 +202,27 @@ def _abi() -> int | None:
         os.close(descriptor)
 
 
-def _attribute(name: str) -> str | None:
-    path = SYSFS / name
-    return path.read_text().strip() if path.exists() else None
+def _attribute(path: Path) -> str | None:
+    """What an attribute says; None without the module, which may go at any time."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _parameters() -> dict[str, str]:
+    values = {path.name: _attribute(path) for path in sorted(SYSFS.glob("parameters/*"))}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def status() -> Status:
     """Looks, and changes nothing."""
-    users = _attribute("refcnt")
-    parameters = SYSFS / "parameters"
+    users = _attribute(SYSFS / "refcnt")
     return Status(
         loaded=SYSFS.exists(),
         device=DEVICE.exists(),
-        version=_attribute("version"),
+        version=_attribute(SYSFS / "version"),
         abi=_abi(),
         users=int(users) if users is not None else None,
-        parameters={
-            path.name: path.read_text().strip()
-            for path in sorted(parameters.iterdir() if parameters.is_dir() else ())
-        },
+        parameters=_parameters(),
     )

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kfiber.errors import KfiberError
 
 PROC = Path("/proc")
+# What looking at something says that ended a moment ago.
+_VANISHED = (FileNotFoundError, ProcessLookupError)
+
+
+class NoProcessError(KfiberError):
+    """There is no such process, or it may not be looked at."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def unescape(name: str) -> str:
 
 
 def parse(pid: int, fiber_id: int, text: str) -> Fiber:
-    """A fiber's file as a `Fiber`. Unknown keys are passed over; ValueError: a key is missing."""
+    """A fiber's file as a `Fiber`. Unknown keys are passed over. KfiberError: one is missing."""
     lines = (line.partition(": ") for line in text.splitlines())
     values: Mapping[str, str] = {key.rstrip(":"): value for key, _, value in lines}
     try:
@@ -76,7 +83,10 @@ def parse(pid: int, fiber_id: int, text: str) -> Fiber:
             engine=values["Engine"],
         )
     except KeyError as error:
-        raise ValueError(f"no line {error.args[0]!r} in the file of fiber {fiber_id}") from None
+        raise KfiberError(
+            f"no line {error.args[0]!r} in the file of fiber {fiber_id} of process {pid}, so "
+            "the module and this package differ; mend: kfiber doctor"
+        ) from None
 
 
 def _read(path: Path) -> str:
@@ -93,23 +103,43 @@ def _fallback(pid: int, text: str) -> Iterator[Fiber]:
 def fibers(pid: int, *, proc: Path = PROC) -> list[Fiber]:
     """The fibers of a process, by id; none if it has none.
 
-    Fibers that vanish meanwhile are left out. KfiberError: there is no such process.
+    Fibers that vanish meanwhile are left out. NoProcessError: there is no such process, or it may
+    not be looked at, as /proc is mounted with hidepid.
     """
     directory = proc / str(pid) / "fiber"
     found = []
     try:
         for entry in directory.iterdir():
-            try:
+            with suppress(*_VANISHED):
                 found.append(parse(pid, int(entry.name), _read(entry)))
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    except (FileNotFoundError, ProcessLookupError):
+    except _VANISHED:
         try:
             found = list(_fallback(pid, _read(proc / "fiber" / str(pid))))
-        except (FileNotFoundError, ProcessLookupError):
+        except _VANISHED:
             if not (proc / str(pid)).exists():
-                raise KfiberError(f"no process {pid}; mend: kfiber ps lists those") from None
+                raise NoProcessError(f"no process {pid}; mend: kfiber ps lists those") from None
+    except PermissionError:
+        raise NoProcessError(
+            f"process {pid} is hidden from you (hidepid); mend: sudo kfiber ps {pid}"
+        ) from None
     return sorted(found, key=lambda fiber: fiber.id)
+
+
+def all_fibers(*, proc: Path = PROC) -> list[Fiber]:
+    """The fibers of all processes that may be seen, by pid and id. Whoever ends is left out."""
+    found = []
+    for pid in processes(proc=proc):
+        with suppress(NoProcessError):
+            found += fibers(pid, proc=proc)
+    return found
+
+
+def _has_fibers(process: Path) -> bool:
+    try:
+        return (process / "fiber").is_dir()
+    except (PermissionError, *_VANISHED):
+        # The first is hidepid's: there is something, but not for this user.
+        return False
 
 
 def processes(*, proc: Path = PROC) -> list[int]:
@@ -117,5 +147,5 @@ def processes(*, proc: Path = PROC) -> list[int]:
     fallback = proc / "fiber"
     if fallback.is_dir():
         return sorted(int(entry.name) for entry in fallback.iterdir())
-    pids = (int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal())
-    return sorted(pid for pid in pids if (proc / str(pid) / "fiber").is_dir())
+    entries = (entry for entry in proc.iterdir() if entry.name.isdecimal())
+    return sorted(int(entry.name) for entry in entries if _has_fibers(entry))

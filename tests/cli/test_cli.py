@@ -45,6 +45,16 @@ def test_an_error_is_one_line_and_a_status(capsys):
     assert err == "kfiber: no process 99999999; mend: kfiber ps lists those\n"
 
 
+def test_without_a_module_ps_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kfiber.proc.PROC", tmp_path)
+    monkeypatch.setattr("kfiber.proc.all_fibers", list)
+    monkeypatch.setattr("kfiber.module.SYSFS", tmp_path / "none")
+    assert main(["ps"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "mend: kfiber module load" in err
+
+
 def test_a_closed_pipe_is_no_crash():
     run = subprocess.run(
         f"{sys.executable} -m kfiber doctor | true",

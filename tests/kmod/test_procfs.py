@@ -60,7 +60,7 @@ def address(number):
 
 
 def entries(fd, size):
-    """What getdents64() with a buffer of that size gives from the present position: (name, offset)."""
+    """What getdents64() with a buffer of that size gives from here: (name, offset)."""
     buffer = ctypes.create_string_buffer(size)
     while True:
         count = _libc.syscall(217, fd, buffer, size)

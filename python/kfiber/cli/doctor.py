@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from kfiber import module
 from kfiber.errors import KfiberError
+from kfiber.vm.boot import Machine
 
 EPILOG = """\
 A virtual machine (kfiber vm run) needs the lines under "virtual machine" only;
@@ -68,11 +70,17 @@ def _loaded() -> Finding:
         return Finding(HERE, name, True, f"loaded, version {status.version}, ABI {status.abi}")
     if status.abi is not None:
         says = f"loaded with ABI {status.abi}, this package speaks {module.ABI_VERSION}"
-        mend = "kfiber module unload, then kfiber module load"
+        mend = f"{_as_root('unload')} && {_as_root('load')}"
         return Finding(HERE, name, False, says, mend)
     if status.loaded:
         return Finding(HERE, name, False, f"loaded, but {module.DEVICE} does not answer", "dmesg")
-    return Finding(HERE, name, False, "not loaded", "sudo kfiber module load")
+    return Finding(HERE, name, False, "not loaded", _as_root("load"))
+
+
+def _as_root(action: str) -> str:
+    """The line that does it whatever PATH sudo gives."""
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    return shlex.join([*sudo, sys.executable, "-m", "kfiber", "module", action])
 
 
 def _word(path: Path) -> str | None:
@@ -106,6 +114,15 @@ def _acceleration() -> Finding:
     return Finding(NOTE, "acceleration", True, says)
 
 
+def _memory() -> Finding:
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    free = next(int(words[1]) for words in lines if words[0] == "MemAvailable:") // 1024
+    enough = free >= Machine.memory
+    says = f"{free} MB free, a guest takes up to {Machine.memory}"
+    mend = None if enough else f"kfiber vm run --memory {max(free // 2, 256)}"
+    return Finding(NOTE, "memory", enough, says, mend)
+
+
 def findings() -> Iterator[Finding]:
     """Looks, and changes nothing."""
     yield _tool(VM, "qemu-system-x86_64", "qemu-system-x86")
@@ -119,6 +136,7 @@ def findings() -> Iterator[Finding]:
     yield _signatures()
     yield _loaded()
     yield _acceleration()
+    yield _memory()
     yield Finding(NOTE, "kernel", True, f"{platform.release()} on {platform.machine()}")
     yield Finding(NOTE, "python", True, platform.python_version())
 

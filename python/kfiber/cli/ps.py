@@ -7,7 +7,8 @@ import argparse
 import shutil
 import sys
 
-from kfiber import proc, render
+from kfiber import module, proc, render
+from kfiber.errors import KfiberError
 
 EPILOG = """\
 columns:
@@ -39,9 +40,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints the list. KfiberError: a process named is not there."""
-    pids = args.pid or proc.processes()
-    fibers = [fiber for pid in pids for fiber in proc.fibers(pid)]
+    """Prints the list. KfiberError: a process named is not there, or nothing shows fibers."""
+    if args.pid:
+        fibers = [fiber for pid in sorted(set(args.pid)) for fiber in proc.fibers(pid)]
+    else:
+        fibers = proc.all_fibers()
+    if not fibers and not module.SYSFS.exists():
+        raise KfiberError(
+            "the module is not loaded, so no fiber can be seen; "
+            "mend: kfiber module load, or look inside kfiber vm run"
+        )
     if args.json:
         text = render.to_json(fibers)
     elif args.prometheus:

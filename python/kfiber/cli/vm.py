@@ -91,6 +91,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FD",
         help=f"a descriptor that gets what the guest writes to {boot.CHANNEL}",
     )
+    run.add_argument(
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the module; may be given again",
+    )
     run.add_argument("--no-module", action="store_true", help="do not load the module")
     run.add_argument("command", nargs="+", metavar="COMMAND")
     run.set_defaults(main=run_main)
@@ -126,6 +133,7 @@ def run_main(args: argparse.Namespace) -> int:
             args.command,
             machine,
             module=fiber,
+            parameters=args.parameter,
             timeout=args.timeout,
             channel=args.channel,
             show=args.show,

@@ -88,6 +88,7 @@ def run(
     machine: Machine,
     *,
     module: Path | None = None,
+    parameters: Sequence[str] = (),
     timeout: float | None = None,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
@@ -101,7 +102,8 @@ def run(
     """Run `argv` in `machine`, as root in the directory `cwd`, and wait for its end.
 
     The guest sees the host's files; what it writes is lost with it. Its /tmp is empty but for
-    entries that the command, its PATH or `show` name. `module` is loaded before. `timeout` is for
+    entries that the command, its PATH or `show` name. `module` is loaded before, with `parameters`,
+    each NAME=VALUE. `timeout` is for
     the command alone, in seconds. The descriptors are copied to and from; None is an empty input,
     or an output that is dropped. `channel` gets what the guest writes to CHANNEL.
 
@@ -137,6 +139,7 @@ def run(
     }
     if module is not None:
         files["fiber.ko"] = module.read_bytes()
+        files["parameters"] = os.fsencode(" ".join(parameters))
     with _Guest(machine, initramfs(machine.kernel, files)) as guest:
         with shown(f"starting Linux {machine.kernel.release}"):
             guest.control.sendall(b"go\n")

@@ -15,6 +15,8 @@ mount -t devtmpfs devtmpfs /dev && mount -t proc proc /proc && mount -t sysfs sy
 exec </dev/null >/dev/console 2>&1
 
 for module in /modules/*; do
+	# A kernel may have all that is needed built in.
+	[ -e "$module" ] || continue
 	insmod "$module" || fail "cannot load $module"
 done
 

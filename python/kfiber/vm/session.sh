@@ -59,7 +59,7 @@ until read -r word <&6; do
 done
 
 if [ -e $here/fiber.ko ]; then
-	insmod $here/fiber.ko || fail "cannot load the module, the kernel log says why"
+	insmod $here/fiber.ko $(cat $here/parameters) || fail "cannot load the module, the kernel log says why"
 fi
 
 mkfifo $here/in $here/out $here/err
