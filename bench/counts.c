@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "request.h"
 #include "uapi/fiber.h"
 
 #define ROUNDS 1001
@@ -30,27 +31,6 @@ static inline uint64_t counter(void)
 
 	__asm__ volatile("lfence; rdtsc" : "=a"(low), "=d"(high) : : "memory");
 	return (uint64_t)high << 32 | low;
-}
-
-/* The kernel keeps rbx, rbp, rsp and r12 to r15 over a switch; the rest is lost. */
-static inline long request(int fd, unsigned long command, unsigned long argument)
-{
-	register long rdi __asm__("rdi") = fd;
-	register unsigned long rsi __asm__("rsi") = command;
-	register unsigned long rdx __asm__("rdx") = argument;
-	long result;
-
-	__asm__ volatile("syscall"
-			 : "=a"(result), "+r"(rdi), "+r"(rsi), "+r"(rdx)
-			 : "0"(16L)
-			 : "rcx", "r8", "r9", "r10", "r11", "memory");
-	return result;
-}
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(1);
 }
 
 static void back_and_forth(void *unused)

@@ -14,32 +14,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "request.h"
 #include "uapi/fiber.h"
 
 #define STACK 65536
 
 static int device;
 static uint64_t main_fiber;
-
-static long switch_to(uint64_t id)
-{
-	register long rdi __asm__("rdi") = device;
-	register unsigned long rsi __asm__("rsi") = FIBER_IOC_SWITCH;
-	register unsigned long rdx __asm__("rdx") = id;
-	long result;
-
-	__asm__ volatile("syscall"
-			 : "=a"(result), "+r"(rdi), "+r"(rsi), "+r"(rdx)
-			 : "0"(16L)
-			 : "rcx", "r8", "r9", "r10", "r11", "memory");
-	return result;
-}
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(1);
-}
 
 static void two_slots(void *unused)
 {
@@ -49,7 +30,7 @@ static void two_slots(void *unused)
 	for (int i = 0; i < 2; i++)
 		if (ioctl(device, FIBER_IOC_FLS_ALLOC, &index))
 			fail("fls");
-	switch_to(main_fiber);
+	request(device, FIBER_IOC_SWITCH, main_fiber);
 }
 
 static void hand_over(const char *word)
@@ -86,7 +67,7 @@ int main(int argc, char **argv)
 		snprintf(args.name, sizeof(args.name), "fiber %ld", i);
 		if (ioctl(device, FIBER_IOC_CREATE, &args))
 			fail("create");
-		if (switch_to(args.id))
+		if (request(device, FIBER_IOC_SWITCH, args.id))
 			fail("switch");
 	}
 	hand_over("done");

@@ -7,7 +7,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from kfiber import __version__
@@ -25,8 +25,8 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
+def parser(verbs: Iterable[str] = VERBS) -> argparse.ArgumentParser:
+    """The parser of these verbs."""
     top = argparse.ArgumentParser(
         prog="kfiber",
         description="Fibers that the Linux kernel knows.",
@@ -35,14 +35,17 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"kfiber {__version__}")
     subparsers = top.add_subparsers(metavar="VERB", required=True)
-    for verb in VERBS:
+    for verb in verbs:
         import_module(f"kfiber.cli.{verb}").add_parser(subparsers)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit status. SystemExit 2: it was wrong."""
-    args = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # The others' imports would take more time than `kfiber ps` itself.
+    named = [verb for verb in VERBS if verb in words[:1]]
+    args = parser(named or VERBS).parse_args(words)
     try:
         status: int = args.main(args)
         sys.stdout.flush()
