@@ -37,7 +37,7 @@ test-long: build
 	$(GUEST) --guest-cpus 1
 	$(GUEST) --guest-append preempt=full
 	$(GUEST) --guest-parameter lookup=hash
-	$(GUEST) --guest-parameter lookup=scan --guest-parameter max_fibers=4096
+	$(GUEST) --guest-parameter lookup=scan
 	$(GUEST) --guest-kernel 6.12
 
 bench: build

@@ -137,14 +137,14 @@ def _compile(build_dir: Path, scratch: Path) -> Path:
     return scratch / "kmod" / "fiber.ko"
 
 
-def _privileged(command: list[str], action: str) -> None:
-    """Runs a command that needs root, or says how."""
+def _privileged(command: list[str], action: str, mend: str) -> None:
+    """Runs a command that needs root, or says how; `mend` is for when it fails."""
     if os.geteuid() != 0:
         raise KfiberError(f"{action} needs root; mend: sudo {shlex.join(command)}")
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         why = " ".join(result.stderr.split()) or f"status {result.returncode}"
-        raise KfiberError(f"{action} failed: {why}; mend: dmesg tells more")
+        raise KfiberError(f"{action} failed: {why}; mend: {mend}")
 
 
 def _tool(name: str) -> str:
@@ -157,14 +157,16 @@ def _tool(name: str) -> str:
 def load(path: Path, parameters: Mapping[str, str] | None = None) -> None:
     """Loads fiber.ko into the running kernel. KfiberError: no right to, or the kernel refused."""
     words = [f"{name}={value}" for name, value in (parameters or {}).items()]
-    _privileged([_tool("insmod"), str(path.resolve()), *words], "loading the module")
+    command = [_tool("insmod"), str(path.resolve()), *words]
+    _privileged(command, "loading the module", "dmesg tells why")
 
 
 def unload() -> None:
     """Unloads the module. KfiberError: it is in use, not loaded, or there is no right to."""
     if not SYSFS.exists():
         raise KfiberError("the module is not loaded; mend: kfiber module load")
-    _privileged([_tool("rmmod"), "fiber"], "unloading the module")
+    command = [_tool("rmmod"), "fiber"]
+    _privileged(command, "unloading the module", "end its users, kfiber ps lists them")
 
 
 @dataclass(frozen=True)
