@@ -64,6 +64,12 @@ def test_a_build_tree_works_where_it_is(tmp_path):
     assert config.read_text() == "CONFIG_A=y\nCONFIG_B=y\n"
 
 
+def test_modules_below_usr_are_found_below_lib(tmp_path):
+    (tmp_path / "usr/lib/modules/1-amd64").mkdir(parents=True)
+    kernels.relocate(tmp_path)
+    assert (tmp_path / "lib/modules/1-amd64").is_dir()
+
+
 def bzimage(payload):
     header = bytearray(0x260)
     header[0x1F1] = 3

@@ -146,6 +146,9 @@ def relocate(tree: Path) -> None:
             if path.is_symlink() and (target := path.readlink()).is_absolute():
                 path.unlink()
                 path.symlink_to(os.path.relpath(tree / target.relative_to("/"), directory))
+    # From trixie on the packages put below usr/lib what was below lib.
+    if not (tree / "lib").exists():
+        (tree / "lib").symlink_to("usr/lib")
     for headers in (tree / "usr/src").glob("linux-headers-*"):
         makefile = headers / "Makefile"
         if makefile.is_file() and not makefile.is_symlink():
