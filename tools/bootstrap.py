@@ -26,9 +26,9 @@ STAMP = VENV / "kfiber-setup"
 
 
 class Need(NamedTuple):
-    """Something a Debian package gives: the package's names, newest Debian first, and a test."""
+    """Something a Debian package gives: a name that all releases have, and a test."""
 
-    packages: tuple[str, ...]
+    package: str
     present: Callable[[], bool]
 
 
@@ -43,20 +43,20 @@ def python_package() -> str:
 
 
 NEEDS = (
-    Need(("gcc",), command("gcc")),
-    Need(("g++",), command("g++")),
-    Need(("libc6-dev",), lambda: Path("/usr/include/stdlib.h").exists()),
-    Need(("make",), command("make")),
-    Need(("pkgconf", "pkg-config"), command("pkg-config")),
-    Need(("kmod",), command("modinfo")),
-    Need(("sparse",), command("sparse")),
-    # The kernel's build tool objtool is linked with it.
-    Need(("libelf1t64", "libelf1"), lambda: ctypes.util.find_library("elf") is not None),
-    Need(("xz-utils",), command("xz")),
-    Need(("ca-certificates",), lambda: Path("/etc/ssl/certs/ca-certificates.crt").exists()),
-    Need(("busybox-static",), lambda: Path("/bin/busybox").exists()),
-    Need(("qemu-system-x86",), command("qemu-system-x86_64")),
-    Need((python_package(),), lambda: find_spec("ensurepip") is not None),
+    Need("gcc", command("gcc")),
+    Need("g++", command("g++")),
+    Need("libc6-dev", lambda: Path("/usr/include/stdlib.h").exists()),
+    Need("make", command("make")),
+    Need("pkgconf", command("pkg-config")),
+    Need("kmod", command("modinfo")),
+    Need("sparse", command("sparse")),
+    # The kernel's build tool objtool is linked with its library, whose package has more names.
+    Need("libelf-dev", lambda: ctypes.util.find_library("elf") is not None),
+    Need("xz-utils", command("xz")),
+    Need("ca-certificates", lambda: Path("/etc/ssl/certs/ca-certificates.crt").exists()),
+    Need("busybox-static", lambda: Path("/bin/busybox").exists()),
+    Need("qemu-system-x86", command("qemu-system-x86_64")),
+    Need(python_package(), lambda: find_spec("ensurepip") is not None),
 )
 
 
@@ -71,11 +71,6 @@ def run(arguments: Sequence[str], failure: str) -> None:
         fail(failure)
 
 
-def available(package: str) -> bool:
-    answer = subprocess.run(["apt-cache", "show", package], capture_output=True, check=False)
-    return answer.returncode == 0
-
-
 def missing() -> list[Need]:
     return [need for need in NEEDS if not need.present()]
 
@@ -84,12 +79,14 @@ def confirm(packages: Sequence[str]) -> None:
     print(f"setup: these Debian packages will be installed: {' '.join(packages)}", file=sys.stderr)
     if os.environ.get("YES") == "1" or not sys.stdin.isatty():
         return
-    if input("Install them? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+    print("Install them? [Y/n] ", end="", file=sys.stderr, flush=True)
+    # Nothing at all, not even a line, is Ctrl-D: no.
+    if sys.stdin.readline().strip(" ").lower() not in ("\n", "y\n", "yes\n"):
         fail("nothing was installed; mend: install them yourself, then run this again")
 
 
 def install_packages(needs: Sequence[Need]) -> None:
-    names = [need.packages[0] for need in needs]
+    names = [need.package for need in needs]
     if not shutil.which("apt-get"):
         fail(f"no apt-get here to install {' '.join(names)}; mend: install them by other means")
     root: list[str] = [] if os.geteuid() == 0 else ["sudo"]
@@ -98,7 +95,6 @@ def install_packages(needs: Sequence[Need]) -> None:
     confirm(names)
     environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
     run([*root, "apt-get", "update", "-q"], "apt-get update failed; mend: the lines above say what")
-    packages = [next(filter(available, need.packages), need.packages[0]) for need in needs]
     run(
         [
             *root,
@@ -108,11 +104,11 @@ def install_packages(needs: Sequence[Need]) -> None:
             "-y",
             "-q",
             "--no-install-recommends",
-            *packages,
+            *names,
         ],
-        f"apt-get could not install them; mend: apt-get install {' '.join(packages)}",
+        f"apt-get could not install them; mend: apt-get install {' '.join(names)}",
     )
-    still = [need.packages[0] for need in missing()]
+    still = [need.package for need in missing()]
     if still:
         fail(f"still missing after the installation: {' '.join(still)}")
 
@@ -155,7 +151,7 @@ def main() -> None:
     needs = missing()
     if needs:
         install_packages(needs)
-    if not STAMP.exists() or STAMP.read_text() != fingerprint():
+    if not usable() or not STAMP.exists() or STAMP.read_text() != fingerprint():
         make_venv()
 
 
