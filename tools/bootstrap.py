@@ -93,19 +93,11 @@ def install_packages(needs: Sequence[Need]) -> None:
     if root and not shutil.which("sudo"):
         fail(f"{' '.join(names)} missing; mend: as root, apt-get install {' '.join(names)}")
     confirm(names)
-    environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive"]
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *names]
     run([*root, "apt-get", "update", "-q"], "apt-get update failed; mend: the lines above say what")
     run(
-        [
-            *root,
-            *environment,
-            "apt-get",
-            "install",
-            "-y",
-            "-q",
-            "--no-install-recommends",
-            *names,
-        ],
+        [*root, *quiet, *install],
         f"apt-get could not install them; mend: apt-get install {' '.join(names)}",
     )
     still = [need.package for need in missing()]
