@@ -28,6 +28,12 @@ PLAIN = [*RUN, "--no-module", "--"]
 LIMIT = 150
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fetched():
+    """The kernel is in the cache, so that no run here tells that it gets it, or takes the time."""
+    kernels.get()
+
+
 def run(*arguments, **options):
     return subprocess.run(arguments, capture_output=True, timeout=LIMIT, **options)
 
