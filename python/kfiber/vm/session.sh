@@ -58,8 +58,22 @@ until read -r word <&6; do
 	sleep 0.02
 done
 
+# On one processor: QEMU 7.2's emulation of several can run a stale translation of kernel code that
+# is being patched, as loading and unloading do, and hang.
+alone() {
+	for online in /sys/devices/system/cpu/cpu[1-9]*/online; do
+		[ ! -e $online ] || echo 0 >$online
+	done
+	"$@"
+	alone_status=$?
+	for online in /sys/devices/system/cpu/cpu[1-9]*/online; do
+		[ ! -e $online ] || echo 1 >$online
+	done
+	return $alone_status
+}
+
 if [ -e $here/fiber.ko ]; then
-	insmod $here/fiber.ko $(cat $here/parameters) || fail "cannot load the module, the kernel log says why"
+	alone insmod $here/fiber.ko $(cat $here/parameters) || fail "cannot load the module, the kernel log says why"
 fi
 
 mkfifo $here/in $here/out $here/err
@@ -99,7 +113,7 @@ wait $out $err
 # With its users gone the module has to go as well, but may take a moment for what it frees late.
 if [ -e $here/fiber.ko ] && grep -q "^fiber " /proc/modules; then
 	for try in 1 2 3 4 5 6 7 8 9 10; do
-		rmmod fiber 2>$here/why && break
+		alone rmmod fiber 2>$here/why && break
 		sleep 0.2
 	done
 	[ $try -lt 10 ] || problem "the module does not unload: $(cat $here/why)"
