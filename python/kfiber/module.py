@@ -218,7 +218,7 @@ def _parameters() -> dict[str, str]:
 
 
 def status() -> Status:
-    """Looks, and changes nothing."""
+    """Looks. The calling process has an entry in the module from then on, if it is loaded."""
     users = _attribute(SYSFS / "refcnt")
     return Status(
         loaded=SYSFS.exists(),
