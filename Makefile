@@ -30,15 +30,22 @@ test: build
 # look-ups, on another kernel.
 GUEST := $(BIN)/python -m pytest tests/kmod tests/lib tests/bench
 
-test-all: test test-long
+test-all: test test-long fuzz
 
 test-long: build
 	$(GUEST) --guest-stress
-	$(GUEST) --guest-cpus 1
-	$(GUEST) --guest-append preempt=full
-	$(GUEST) --guest-parameter lookup=hash
-	$(GUEST) --guest-parameter lookup=scan
+	$(GUEST) --guest-cpus 1 --guest-parameter lookup=hash
+	$(GUEST) --guest-append preempt=full --guest-parameter lookup=scan
 	$(GUEST) --guest-kernel 6.12
+	$(GUEST) --guest-kernel debug
+
+# Two million requests on the debug kernel; FUZZ="--seed N" does one again.
+fuzz: build
+	$(BIN)/python tests/fuzz/fuzz.py --kernel debug --calls 2000000 $(FUZZ)
+
+# Ten minutes of loading, living and unloading, on the debug kernel.
+soak: build
+	KFIBER_SOAK=600 $(BIN)/python -m pytest -s tests/kmod/test_soak.py --guest-kernel debug
 
 bench: build
 	$(BIN)/python bench/run.py $(BENCH)
@@ -57,4 +64,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: help setup build demo test test-all test-long bench check style clean distclean
+.PHONY: help setup build demo test test-all test-long fuzz soak bench check style clean distclean

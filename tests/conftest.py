@@ -44,7 +44,7 @@ limit_key = pytest.StashKey[float]()
 
 def pytest_addoption(parser):
     group = parser.getgroup("guest", "tests in the virtual machine")
-    group.addoption("--guest-kernel", choices=kernels.SERIES, help="default: this distribution's")
+    group.addoption("--guest-kernel", choices=kernels.NAMES, help="default: this distribution's")
     group.addoption("--guest-cpus", type=int, default=2, metavar="N", help="default: 2")
     group.addoption("--guest-memory", type=int, default=2048, metavar="MB", help="default: 2048")
     group.addoption("--guest-append", default="", metavar="ARGS", help="for the guest's kernel")

@@ -52,6 +52,12 @@ NEEDS = (
     Need("sparse", command("sparse")),
     # The kernel's build tool objtool is linked with its library, whose package has more names.
     Need("libelf-dev", lambda: ctypes.util.find_library("elf") is not None),
+    # For building the debug kernel.
+    Need("bc", command("bc")),
+    Need("bison", command("bison")),
+    Need("flex", command("flex")),
+    # A test looks at fibers through it.
+    Need("gdb", command("gdb")),
     Need("xz-utils", command("xz")),
     Need("ca-certificates", lambda: Path("/etc/ssl/certs/ca-certificates.crt").exists()),
     Need("busybox-static", lambda: Path("/bin/busybox").exists()),

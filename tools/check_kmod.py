@@ -17,41 +17,32 @@ from pathlib import Path
 
 from kfiber.errors import KfiberError
 from kfiber.module import cache, locked
-from kfiber.vm import kernels
-from kfiber.vm.apt import Apt, debian_sources, machine_sources
+from kfiber.vm import kernels, source
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("checkpatch.pl", "spelling.txt", "const_structs.checkpatch")
 
 
 def checkpatch() -> Path:
-    """A folder with scripts/checkpatch.pl, fetched if it is not in the cache."""
-    series = "6.1" if kernels.distribution() == "bookworm" else "6.12"
-    target = cache() / "checkpatch" / series
+    """A folder with scripts/checkpatch.pl, which is taken out of the source if need be."""
+    archive = source.archive()
+    target = cache() / "checkpatch" / archive.name.removesuffix(".tar.xz")
     with locked(target.with_suffix(".lock")):
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=target.parent) as name:
-                _fetch(f"linux-source-{series}", Path(name))
-                (Path(name) / "tree").rename(target)
+                _extract(archive, Path(name) / "tree/scripts")
+                Path(name, "tree").rename(target)
     return target
 
 
-def _fetch(package: str, scratch: Path) -> None:
-    print(f"check: getting checkpatch out of {package} (140 MB, once)", file=sys.stderr)
-    codename = kernels.distribution()
-    apt = Apt(scratch / "apt", debian_sources(machine_sources(), codename, codename))
-    apt.update()
-    for file in apt.download([package], scratch / "packages"):
-        apt.unpack(file, scratch / "unpacked")
-    (archive,) = (scratch / "unpacked/usr/src").glob("linux-source-*.tar.xz")
-    scripts = scratch / "tree" / "scripts"
+def _extract(archive: Path, scripts: Path) -> None:
     scripts.mkdir(parents=True)
     wanted = set(SCRIPTS)
-    with tarfile.open(archive, "r|xz") as source:
-        for member in source:
+    with tarfile.open(archive, "r|xz") as members:
+        for member in members:
             folder, _, name = member.name.partition("/scripts/")
             if name in wanted and "/" not in folder:
-                content = source.extractfile(member)
+                content = members.extractfile(member)
                 assert content is not None
                 (scripts / name).write_bytes(content.read())
                 wanted.remove(name)

@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
-from kfiber.vm import kernels
+from kfiber.vm import distribution, kernels
 from kfiber.vm.errors import VmError
+from kfiber.vm.kernel import unpack_image
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from kfiber.vm.errors import VmError
 )
 def test_the_suite_of_a_series(monkeypatch, tmp_path, codename, series, suite):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels, "distribution", lambda: codename)
+    monkeypatch.setattr(distribution, "codename", lambda: codename)
     (tmp_path / "kfiber/kernels/6.0-x").mkdir(parents=True)
     (tmp_path / "kfiber/kernels" / suite).symlink_to("6.0-x")
     # A kernel in the cache is taken as it is: without the network, or this would fail.
@@ -34,7 +35,7 @@ def test_the_suite_of_a_series(monkeypatch, tmp_path, codename, series, suite):
 
 @pytest.mark.parametrize(("codename", "series"), [("sid", None), ("", None), ("bookworm", "5.4")])
 def test_an_unknown_kernel_is_told_so(monkeypatch, codename, series):
-    monkeypatch.setattr(kernels, "distribution", lambda: codename)
+    monkeypatch.setattr(distribution, "codename", lambda: codename)
     with pytest.raises(VmError, match=r"; mend: .*--kernel 6\.1\|6\.12"):
         kernels.get(series)
 
@@ -84,9 +85,9 @@ ELF = b"\x7fELF" + bytes(1000)
 @pytest.mark.parametrize("compress", [lzma.compress, gzip.compress])
 def test_an_image_is_unpacked(compress):
     size = struct.pack("<I", len(ELF))
-    assert kernels.unpack_image(bzimage(compress(ELF) + size)) == ELF
+    assert unpack_image(bzimage(compress(ELF) + size)) == ELF
 
 
 @pytest.mark.parametrize("image", [ELF, bzimage(b"zstd?"), bzimage(lzma.compress(b"no ELF"))])
 def test_an_image_of_another_kind_is_left_alone(image):
-    assert kernels.unpack_image(image) == image
+    assert unpack_image(image) == image

@@ -113,7 +113,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--kernel", choices=kernels.SERIES, help="series (default: this distribution's own)"
+        "--kernel", choices=kernels.NAMES, help="series (default: this distribution's own)"
     )
 
 

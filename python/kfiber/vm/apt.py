@@ -12,15 +12,14 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kfiber.vm.errors import MISSING, VmError
-from kfiber.vm.progress import clear, say, show
+from kfiber.vm.process import run
+from kfiber.vm.progress import say
 
 _UPDATE_SECONDS = 300
 _DOWNLOAD_SECONDS = 1800
@@ -271,57 +270,32 @@ class Apt:
         Shows progress if `expected` bytes are to come into `cwd`.
         """
         environment = {**os.environ, "APT_CONFIG": str(self._config), "LC_ALL": "C.UTF-8"}
-        out_path, error_path = self._home / "out", self._home / "error"
-        with out_path.open("wb") as out, error_path.open("wb") as error:
-            # A session of its own, so that apt's download helpers end with it.
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=error,
-                cwd=cwd,
-                env=environment,
-                start_new_session=True,
+        out, error = self._home / "out", self._home / "error"
+
+        def progress() -> str:
+            if not expected or cwd is None:
+                return ""
+            have = sum(path.stat().st_size for path in cwd.rglob("*") if path.is_file())
+            return f"{have / 1e6:.0f} of {expected / 1e6:.0f} MB"
+
+        try:
+            status = run(
+                argv, seconds, out=out, error=error, cwd=cwd, env=environment, progress=progress
             )
-            try:
-                self._wait(process, seconds, cwd, expected)
-            except subprocess.TimeoutExpired:
-                raise VmError(
-                    f"`{shlex.join(argv[:3])}` did not end within {seconds:.0f} s, the mirror may "
-                    "be down; mend: check the network, then run again",
-                    status=MISSING,
-                ) from None
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-        if process.returncode != 0 and not missing_ok:
-            why = _complaint(error_path.read_text(errors="replace"))
+        except subprocess.TimeoutExpired:
+            raise VmError(
+                f"`{shlex.join(argv[:3])}` did not end within {seconds:.0f} s, the mirror may "
+                "be down; mend: check the network, then run again",
+                status=MISSING,
+            ) from None
+        if status != 0 and not missing_ok:
+            why = _complaint(error.read_text(errors="replace"))
             raise VmError(
                 f"Debian's kernel packages cannot be had: {why}; "
                 "mend: check the network and `apt-get update`, then run again",
                 status=MISSING,
             )
-        return out_path.read_text(errors="replace")
-
-    @staticmethod
-    def _wait(
-        process: subprocess.Popen[bytes], seconds: float, cwd: Path | None, expected: int
-    ) -> None:
-        if not expected or cwd is None:
-            process.wait(seconds)
-            return
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                process.wait(0.5)
-                break
-            except subprocess.TimeoutExpired:
-                if time.monotonic() > deadline:
-                    raise
-            have = sum(path.stat().st_size for path in cwd.rglob("*") if path.is_file())
-            show(f"{have / 1e6:.0f} of {expected / 1e6:.0f} MB")
-        clear()
+        return out.read_text(errors="replace")
 
 
 def _complaint(text: str) -> str:

@@ -28,7 +28,7 @@ from kfiber.vm import klog
 from kfiber.vm.clock import tsc_khz
 from kfiber.vm.errors import MISSING, NO_GUEST, TIMEOUT, VmError
 from kfiber.vm.image import PROBE_TOKEN, initramfs, probe_image
-from kfiber.vm.kernels import Kernel
+from kfiber.vm.kernel import Kernel
 from kfiber.vm.progress import shown
 from kfiber.vm.relay import FromGuest, ToGuest
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kfiber.vm.errors import MISSING, VmError
-from kfiber.vm.kernels import Kernel
+from kfiber.vm.kernel import Kernel
 
 # What Debian builds as modules and the guest needs before it has its root.
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")

@@ -4,52 +4,38 @@
 kernels/bookworm -> 6.1.0-56-amd64     the release of this suite when it was fetched
 kernels/6.1.0-56-amd64/                one kernel: its packages as `dpkg -x` unpacks them,
     vmlinux                            and its image, unpacked
+The one with the name "debug" is built from source: debug.py.
 """
 
 from __future__ import annotations
 
-import lzma
 import os
-import platform
 import re
 import shutil
-import struct
 import tempfile
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from kfiber.module import cache, locked
+from kfiber.vm import debug, distribution
 from kfiber.vm.apt import Apt, debian_sources, machine_sources
 from kfiber.vm.errors import MISSING, VmError
+from kfiber.vm.kernel import Kernel, unpack_image
 from kfiber.vm.progress import clear, say, show
 
-_OWN_SERIES = {"bookworm": "6.1", "trixie": "6.12"}
-SERIES = tuple(_OWN_SERIES.values())
-"""The kernel series that can be asked for."""
+NAMES = (*distribution.SERIES.values(), "debug")
+"""What can be asked for: a series, or the kernel that checks itself."""
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel that can be booted and built against.
+def get(name: str | None = None) -> Kernel:
+    """The kernel of a series ("6.1"), "debug", or this distribution's own.
 
-    `image` is what QEMU is given, `modules` the directory that has `kernel/` with the modules, and
-    `build` the tree for `make -C`.
+    From the cache, else fetched; "debug" is built, which takes minutes. Raises VmError if it cannot
+    be had. No network is touched for one that is in the cache.
     """
-
-    release: str
-    image: Path
-    modules: Path
-    build: Path
-
-
-def get(series: str | None = None) -> Kernel:
-    """The kernel of `series` ("6.1"), or this distribution's own: from the cache, else fetched.
-
-    Raises VmError if it cannot be had. No network is touched for one that is in the cache.
-    """
-    codename = distribution()
-    suite = _suite(series, codename)
+    if name == "debug":
+        return debug.get()
+    codename = distribution.codename()
+    suite = _suite(name, codename)
     kernels = cache() / "kernels"
     link = kernels / suite
     if not link.exists():
@@ -62,31 +48,22 @@ def get(series: str | None = None) -> Kernel:
     return _load(link.resolve())
 
 
-def distribution() -> str:
-    """The codename of the running distribution ("bookworm"), or empty."""
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    return release.get("VERSION_CODENAME", "")
-
-
 def _suite(series: str | None, codename: str) -> str:
     """The suite that has `series`, for a machine that runs the release `codename`."""
     if series is None:
-        if codename not in _OWN_SERIES:
+        if codename not in distribution.SERIES:
             raise VmError(
                 f"do not know the kernel of {codename or 'this distribution'}; "
-                "mend: name one, --kernel " + "|".join(SERIES),
+                "mend: name one, --kernel " + "|".join(NAMES),
                 status=MISSING,
             )
         return codename
-    for suite, its_series in _OWN_SERIES.items():
+    for suite, its_series in distribution.SERIES.items():
         if its_series == series:
             # The backport is built by this release's compiler and against its libraries, so that
             # modules can be built here; trixie's own wants trixie's.
             return "bookworm-backports" if (suite, codename) == ("trixie", "bookworm") else suite
-    raise VmError(f"no kernel {series}; mend: --kernel {'|'.join(SERIES)}", status=MISSING)
+    raise VmError(f"no kernel {series}; mend: --kernel {'|'.join(NAMES)}", status=MISSING)
 
 
 def _load(directory: Path) -> Kernel:
@@ -162,24 +139,3 @@ def relocate(tree: Path) -> None:
             config.write_text(
                 re.sub(r"(?m)^CONFIG_DEBUG_INFO_BTF_MODULES=y\n", "", config.read_text())
             )
-
-
-def unpack_image(image: bytes) -> bytes:
-    """The ELF kernel inside a bzImage, which QEMU can start as well; `image` itself if not known.
-
-    Emulated, a kernel takes more than two seconds to unpack itself.
-    """
-    # Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
-    if image[0x202:0x206] != b"HdrS":
-        return image
-    sectors = image[0x1F1] or 4
-    offset, length = struct.unpack_from("<II", image, 0x248)
-    payload = image[(sectors + 1) * 512 + offset :][:length]
-    # Four bytes behind the compressed stream tell its size; both decompressors stop before them.
-    if payload.startswith(b"\xfd7zXZ\0"):
-        kernel = lzma.LZMADecompressor().decompress(payload)
-    elif payload.startswith(b"\x1f\x8b"):
-        kernel = zlib.decompressobj(wbits=31).decompress(payload)
-    else:
-        return image
-    return kernel if kernel.startswith(b"\x7fELF") else image
