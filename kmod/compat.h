@@ -11,6 +11,11 @@
 #include <asm/prctl.h>
 #endif
 
+/* Seen on 7.3: switch_fpu_return() is KVM's alone, and d_set_d_op() is gone. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+#error "fiber: not for Linux 7, which keeps from modules what switching fibers needs; use 6.x"
+#endif
+
 /* A return to another fiber would not match the thread's shadow stack. */
 static inline bool fiber_has_shadow_stack(void)
 {
