@@ -85,7 +85,7 @@ class Target:
         self._process.stdin.close()
         self._process.stdout.close()
         try:
-            self._process.wait(30)
+            self.status = self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
