@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Each allocation of each request fails once (the kernel's fault injection,
- * /proc/self/task/TID/fail-nth): ENOMEM, nothing half-made, and the next try
- * works. Needs a kernel with CONFIG_FAULT_INJECTION; the debug kernel has it.
+ * /proc/self/task/TID/fail-nth), or all do from some moment on: ENOMEM, nothing
+ * half-made, and the next try works. Needs a kernel with CONFIG_FAULT_INJECTION;
+ * the debug kernel has it. test_faults.py runs these with the module's parameters.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,7 +16,7 @@
 
 #define MOST_ALLOCATIONS 40
 
-static int fail_nth = -1;
+static int fail_nth = -1, make_it_fail = -1;
 
 static void write_text(const char *path, const char *text)
 {
@@ -27,8 +28,18 @@ static void write_text(const char *path, const char *text)
 	close(fd);
 }
 
+static void setting(const char *fault, const char *name, long value)
+{
+	char path[80], text[24];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", fault, name);
+	snprintf(text, sizeof(text), "%ld", value);
+	write_text(path, text);
+}
+
 static void injection_start(void)
 {
+	static const char *const faults[] = { "failslab", "fail_page_alloc" };
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth", gettid());
@@ -36,11 +47,18 @@ static void injection_start(void)
 	if (fail_nth < 0)
 		skip("this kernel has no fault injection (no %s)", path);
 	/* Allocations that may sleep fail, too, and the kernel says nothing. */
-	write_text("/sys/kernel/debug/failslab/ignore-gfp-wait", "N");
-	write_text("/sys/kernel/debug/failslab/verbose", "0");
-	write_text("/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N");
-	write_text("/sys/kernel/debug/fail_page_alloc/min-order", "0");
-	write_text("/sys/kernel/debug/fail_page_alloc/verbose", "0");
+	for (unsigned int i = 0; i < ARRAY_SIZE(faults); i++) {
+		setting(faults[i], "ignore-gfp-wait", 0);
+		setting(faults[i], "verbose", 0);
+		setting(faults[i], "probability", 0);
+		setting(faults[i], "times", INT32_MAX);
+		setting(faults[i], "interval", 1);
+		setting(faults[i], "task-filter", 1);
+	}
+	setting("fail_page_alloc", "min-order", 0);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/make-it-fail", gettid());
+	make_it_fail = open(path, O_RDWR);
+	CHECK(make_it_fail >= 0);
 }
 
 static void fail_the(int nth)
@@ -58,6 +76,22 @@ static bool has_failed(void)
 	CHECK(pread(fail_nth, text, sizeof(text) - 1, 0) > 0);
 	fail_the(0);
 	return atoi(text) == 0;
+}
+
+/* All of this task's fail as soon as it has had that many bytes, or pages; -1: none fails. */
+static void fail_beyond(long bytes, long pages)
+{
+	setting("failslab", "probability", bytes < 0 ? 0 : 100);
+	setting("failslab", "space", bytes < 0 ? 0 : bytes);
+	setting("fail_page_alloc", "probability", pages < 0 ? 0 : 100);
+	setting("fail_page_alloc", "space", pages < 0 ? 0 : pages);
+	CHECK(pwrite(make_it_fail, "1", 1, 0) == 1);
+}
+
+/* With what is open: nothing else can be opened meanwhile. */
+static void fail_no_more(void)
+{
+	CHECK(pwrite(make_it_fail, "0", 1, 0) == 1);
 }
 
 static struct fiber_create idle_arguments(uint32_t flags)
@@ -101,6 +135,52 @@ static void each_allocation_fails(long (*attempt)(void), void (*undo)(void))
 	CHECK(failures > 0);
 }
 
+#define BYTES_STEP	64
+#define MOST_BYTES	65536
+#define MOST_PAGES	16
+/* So many in a row are enough: it needs no more than it was given. */
+#define SUCCESSES	8
+
+/* Gives ENOMEM or 0, which @undo has taken back, and counts. */
+static bool attempt_beyond(long bytes, long pages, long (*attempt)(void), void (*undo)(void),
+			   struct counters before)
+{
+	long err;
+
+	fail_beyond(bytes, pages);
+	err = attempt();
+	fail_no_more();
+	if (err)
+		CHECK_ERR(err, ENOMEM);
+	else
+		undo();
+	counters_wait(before);
+	return !err;
+}
+
+/* The same where all allocations fail from the first, the second... on: no fallback helps. */
+static void all_allocations_fail(long (*attempt)(void), void (*undo)(void))
+{
+	struct counters before = counters_read();
+	int failures = 0, successes = 0;
+
+	for (long bytes = 0; bytes < MOST_BYTES && successes < SUCCESSES; bytes += BYTES_STEP) {
+		bool done = attempt_beyond(bytes, -1, attempt, undo, before);
+
+		failures += !done;
+		successes = done ? successes + 1 : 0;
+	}
+	CHECK(failures > 0);
+	CHECK_EQ((uint64_t)successes, SUCCESSES);
+	/* Whether the allocator's own stock lasts is its affair. */
+	for (long pages = 0; pages < MOST_PAGES; pages++)
+		attempt_beyond(-1, pages, attempt, undo, before);
+	CHECK(!attempt_beyond(0, 0, attempt, undo, before));
+	CHECK_OK(attempt());
+	undo();
+	counters_wait(before);
+}
+
 /* Exit statuses; 1 is that of a failed check. */
 enum { NOTHING_FAILED = 0, OPEN_FAILED = 2, SOMETHING_ELSE_FAILED = 3 };
 
@@ -126,6 +206,8 @@ static void open_once(void)
 	CHECK(err == ENOMEM || err == ENFILE);
 	counters_wait_none();
 	device = device_open();
+	/* No number was lost. */
+	CHECK_EQ((uint64_t)device, (uint64_t)make_it_fail + 1);
 	CHECK_EQ(convert(0), 1);
 	_exit(OPEN_FAILED);
 }
@@ -150,6 +232,61 @@ TEST(first_open_without_memory)
 	counters_wait_none();
 }
 
+static long open_bytes, open_pages;
+
+static void open_in_distress(void)
+{
+	int err;
+
+	injection_start();
+	fail_beyond(open_bytes, open_pages);
+	device = open(FIBER_DEVICE, O_RDWR);
+	err = errno;
+	fail_no_more();
+	if (device >= 0) {
+		CHECK_EQ(convert(0), 1);
+		_exit(NOTHING_FAILED);
+	}
+	CHECK(err == ENOMEM || err == ENFILE);
+	counters_wait_none();
+	device = device_open();
+	CHECK_EQ((uint64_t)device, (uint64_t)make_it_fail + 1);
+	CHECK_EQ(convert(0), 1);
+	_exit(OPEN_FAILED);
+}
+
+static int open_outcome(long bytes, long pages)
+{
+	int status;
+
+	counters_wait_none();
+	open_bytes = bytes;
+	open_pages = pages;
+	status = child_status(open_in_distress);
+	CHECK(WIFEXITED(status));
+	CHECK(WEXITSTATUS(status) == OPEN_FAILED || WEXITSTATUS(status) == NOTHING_FAILED);
+	return WEXITSTATUS(status);
+}
+
+/* The tables of the look-ups hash and scan are large: vmalloc() stands in, unless it fails, too. */
+TEST(first_open_without_any_memory)
+{
+	int outcome = OPEN_FAILED;
+
+	injection_start();
+	for (long pages = 0; pages < 64 && outcome != NOTHING_FAILED; pages++)
+		outcome = open_outcome(-1, pages);
+	CHECK(outcome == NOTHING_FAILED);
+	CHECK(open_outcome(0, -1) == OPEN_FAILED);
+	outcome = OPEN_FAILED;
+	for (long bytes = 0; bytes < MOST_BYTES && outcome != NOTHING_FAILED; bytes += 256)
+		outcome = open_outcome(bytes, -1);
+	CHECK(outcome == NOTHING_FAILED);
+	for (long bytes = 0; bytes < 4096; bytes += 256)
+		open_outcome(bytes, 0);
+	counters_wait_none();
+}
+
 static uint32_t attempt_flags;
 static uint64_t attempt_id;
 
@@ -169,6 +306,60 @@ TEST(conversion_without_memory)
 	injection_start();
 	for (attempt_flags = 0; attempt_flags <= FIBER_FLAG_FPU; attempt_flags++)
 		each_allocation_fails(attempt_convert, revert);
+}
+
+TEST(conversion_without_any_memory)
+{
+	counters_wait_none();
+	device = device_open();
+	injection_start();
+	for (attempt_flags = 0; attempt_flags <= FIBER_FLAG_FPU; attempt_flags++)
+		all_allocations_fail(attempt_convert, revert);
+}
+
+static int first_nth;
+
+/* The process's first: where it gets a file of its own in /proc, that may fail, too. */
+static void convert_first(void)
+{
+	bool injected;
+	long err;
+
+	device = device_open();
+	injection_start();
+	fail_the(first_nth);
+	err = try_convert(0, &attempt_id);
+	injected = has_failed();
+	if (err) {
+		CHECK(injected);
+		CHECK_ERR(err, ENOMEM);
+		CHECK_EQ(attempt_id, POISON);
+		CHECK_ERR(try_self(&attempt_id), EPERM);
+		CHECK(!proc_exists(1));
+		counters_wait((struct counters) { 1, 0, 0 });
+		CHECK_EQ(convert(0), 1);
+	}
+	CHECK_EQ(self(), 1);
+	counters_wait((struct counters) { 1, 1, 1 });
+	_exit(err ? OPEN_FAILED : injected ? SOMETHING_ELSE_FAILED : NOTHING_FAILED);
+}
+
+TEST(first_conversion_without_memory)
+{
+	int outcome = OPEN_FAILED;
+
+	injection_start();
+	for (first_nth = 1; first_nth < MOST_ALLOCATIONS && outcome != NOTHING_FAILED; first_nth++) {
+		int status;
+
+		counters_wait_none();
+		status = child_status(convert_first);
+		CHECK(WIFEXITED(status));
+		outcome = WEXITSTATUS(status);
+		CHECK(outcome != 1 && outcome <= SOMETHING_ELSE_FAILED);
+	}
+	CHECK(outcome == NOTHING_FAILED);
+	counters_wait_none();
 }
 
 static long attempt_create(void)
@@ -193,6 +384,15 @@ TEST(creation_without_memory)
 	injection_start();
 	for (attempt_flags = 0; attempt_flags <= FIBER_FLAG_FPU; attempt_flags++)
 		each_allocation_fails(attempt_create, undo_create);
+}
+
+TEST(creation_without_any_memory)
+{
+	counters_wait_none();
+	convert(0);
+	injection_start();
+	for (attempt_flags = 0; attempt_flags <= FIBER_FLAG_FPU; attempt_flags++)
+		all_allocations_fail(attempt_create, undo_create);
 }
 
 /* Where a new chunk of slots is needed, too. */
@@ -242,49 +442,180 @@ TEST(storage_without_memory)
 	}
 }
 
-/* Look-ups, listings and reads of /proc: an error or the truth, and no crash. */
+static uint64_t partner;
+
+static void bounce(void *arg)
+{
+	(void)arg;
+	for (;;)
+		CHECK_OK(fiber_switch(1));
+}
+
+/* All other requests, while not a byte is to be had. */
+TEST(requests_that_need_no_memory)
+{
+	uint64_t index, value;
+	struct counters before;
+
+	counters_wait_none();
+	convert(0);
+	partner = create(bounce, NULL, FIBER_FLAG_FPU, NULL);
+	CHECK_OK(fls_alloc(&index));
+	injection_start();
+	before = counters_read();
+	fail_beyond(0, 0);
+	for (int i = 0; i < 100; i++)
+		CHECK_OK(fiber_switch(partner));
+	CHECK_EQ((uint64_t)request(device, FIBER_IOC_VERSION, 0), FIBER_ABI_VERSION);
+	CHECK_OK(fls_set(index, 5));
+	CHECK_OK(fls_get(index, &value));
+	CHECK_EQ(value, 5);
+	CHECK_OK(fls_free(index));
+	/* Where the storage is there already. */
+	CHECK_OK(fls_alloc(&index));
+	CHECK_OK(fiber_rename(partner, "in need"));
+	CHECK_OK(fiber_rename(0, "in need, too"));
+	CHECK_EQ(self(), 1);
+	CHECK_ERR(fiber_switch(99), ESRCH);
+	CHECK_ERR(fiber_switch(1), EINVAL);
+	CHECK_ERR(request(device, FIBER_IOC_RETIRE, 0), EINVAL);
+	CHECK_OK(fiber_delete(partner));
+	revert();
+	fail_no_more();
+	before.threads--;
+	before.fibers -= 2;
+	counters_wait(before);
+}
+
+/* Reads and lists without the C library's memory. */
+static char proc_text[4096], proc_file[64], proc_folder[64];
+
+static long attempt_read(void)
+{
+	long size = -1;
+	int fd = open(proc_file, O_RDONLY);
+
+	if (fd < 0)
+		return -errno;
+	size = read(fd, proc_text, sizeof(proc_text) - 1);
+	if (size < 0)
+		size = -errno;
+	close(fd);
+	if (size < 0)
+		return size;
+	CHECK(size > 0);
+	proc_text[size] = '\0';
+	CHECK(strstr(proc_text, "Running: yes\n"));
+	CHECK(strstr(proc_text, "\nEngine: kernel\n"));
+	return 0;
+}
+
+static long attempt_list(void)
+{
+	long size, all = 0;
+	int fd = open(proc_folder, O_RDONLY | O_DIRECTORY);
+
+	if (fd < 0)
+		return -errno;
+	while ((size = syscall(SYS_getdents64, fd, proc_text, sizeof(proc_text))) > 0)
+		all += size;
+	if (size < 0)
+		all = -errno;
+	close(fd);
+	if (all < 0)
+		return all;
+	CHECK(all > 0);
+	return 0;
+}
+
+static long attempt_access(void)
+{
+	return access(proc_file, R_OK) ? -errno : 0;
+}
+
+static long module_references(void)
+{
+	char text[24] = "";
+	int fd = open("/sys/module/fiber/refcnt", O_RDONLY);
+
+	CHECK(fd >= 0);
+	CHECK(read(fd, text, sizeof(text) - 1) > 0);
+	close(fd);
+	return atol(text);
+}
+
+static void check_proc_attempt(long (*attempt)(void), long references, int descriptor)
+{
+	for (int mode = 0; mode < 2; mode++) {
+		int nth, failures = 0, successes = 0;
+
+		for (nth = 1; nth < 10 * MOST_ALLOCATIONS && successes < SUCCESSES; nth++) {
+			bool injected = true;
+			long err;
+			int fd;
+
+			if (mode)
+				fail_beyond((nth - 1) * BYTES_STEP, -1);
+			else
+				fail_the(nth);
+			err = attempt();
+			if (mode)
+				fail_no_more();
+			else
+				injected = has_failed();
+			if (err) {
+				CHECK(injected);
+				CHECK(err == -ENOMEM || err == -ENFILE);
+				failures++;
+			}
+			successes = err ? 0 : successes + 1;
+			/* Names and open files hold the module; closed ones by and by do not. */
+			WAIT_FOR(module_references() == references);
+			fd = open("/", O_RDONLY | O_DIRECTORY);
+			CHECK_EQ((uint64_t)fd, (uint64_t)descriptor);
+			close(fd);
+			if (!injected)
+				break;
+		}
+		CHECK(failures > 0);
+		CHECK(nth < 10 * MOST_ALLOCATIONS);
+	}
+	CHECK_OK(attempt());
+}
+
+/* Whether fibers are shown in /proc/PID/fiber; otherwise /proc/fiber/PID has all. */
+static bool shown_in_process_directory(void)
+{
+	return !access("/proc/self/fiber", F_OK);
+}
+
+/* Look-ups, listings and reads of /proc: ENOMEM or the truth, and nothing is held afterwards. */
 TEST(proc_without_memory)
 {
-	char text[2048];
-	int nth;
+	struct counters before;
+	long references;
+	int fd;
 
+	counters_wait_none();
 	convert(0);
+	if (shown_in_process_directory()) {
+		snprintf(proc_file, sizeof(proc_file), "/proc/self/fiber/1");
+		snprintf(proc_folder, sizeof(proc_folder), "/proc/self/fiber");
+	} else {
+		snprintf(proc_file, sizeof(proc_file), "/proc/fiber/%d", getpid());
+		snprintf(proc_folder, sizeof(proc_folder), "/proc/fiber");
+	}
 	injection_start();
-	for (nth = 1; nth < 2 * MOST_ALLOCATIONS; nth++) {
-		ssize_t size = -1;
-		bool injected;
-		int fd;
-
-		fail_the(nth);
-		fd = open("/proc/self/fiber/1", O_RDONLY);
-		if (fd >= 0)
-			size = read(fd, text, sizeof(text) - 1);
-		injected = has_failed();
-		if (fd >= 0)
-			close(fd);
-		if (size > 0) {
-			text[size] = '\0';
-			CHECK(!strncmp(text, "Running: yes\n", 13));
-			CHECK(strstr(text, "\nEngine: kernel\n"));
-		}
-		if (!injected)
-			break;
-	}
-	CHECK(nth > 1 && nth < 2 * MOST_ALLOCATIONS);
-	for (nth = 1; nth < 2 * MOST_ALLOCATIONS; nth++) {
-		bool injected;
-		DIR *directory;
-
-		fail_the(nth);
-		directory = opendir("/proc/self/fiber");
-		if (directory) {
-			while (readdir(directory))
-				;
-			closedir(directory);
-		}
-		injected = has_failed();
-		if (!injected)
-			break;
-	}
-	CHECK(nth > 1 && nth < 2 * MOST_ALLOCATIONS);
+	before = counters_read();
+	references = module_references();
+	fd = open("/", O_RDONLY | O_DIRECTORY);
+	close(fd);
+	check_proc_attempt(attempt_access, references, fd);
+	check_proc_attempt(attempt_read, references, fd);
+	check_proc_attempt(attempt_list, references, fd);
+	/* The process's directory, in which ours is listed. */
+	snprintf(proc_folder, sizeof(proc_folder), "/proc/self");
+	check_proc_attempt(attempt_list, references, fd);
+	counters_wait(before);
+	CHECK_EQ(self(), 1);
 }
