@@ -97,7 +97,7 @@ static const struct {
 	[FLS_SET] = { "FLS_SET", 500, FIBER_IOC_FLS_SET, { EFAULT, EINVAL } },
 	[FLS_GET] = { "FLS_GET", 500, FIBER_IOC_FLS_GET, { EFAULT, EINVAL } },
 	[UNKNOWN] = { "UNKNOWN", 400, 0, { ENOTTY } },
-	[FLS_FILL] = { .name = "fls_fill", .weight = 2 },
+	[FLS_FILL] = { .name = "fls_fill", .weight = 1 },
 	[OPEN] = { .name = "open", .weight = 60 },
 	[CLOSE] = { .name = "close", .weight = 60 },
 	[DUP] = { .name = "dup", .weight = 60 },
@@ -365,7 +365,7 @@ static uint64_t any_id(uint64_t random)
 	};
 	uint64_t rest = random >> 8;
 
-	switch (random % 16) {
+	switch (random % 20) {
 	case 0:
 		return atomic_load(&stale[rest % ARRAY_SIZE(stale)]);
 	case 1:
@@ -376,8 +376,8 @@ static uint64_t any_id(uint64_t random)
 		return rest & 1 ? rest : 1 + rest % 64;
 	case 4 ... 6:
 		/* Of threads, alive or not. */
-		rest %= 1 + atomic_load(&owns_next) % ARRAY_SIZE(owns);
-		return atomic_load(&owns[rest]);
+		rest %= ARRAY_SIZE(owns);
+		return atomic_load(&owns[rest < atomic_load(&owns_next) ? rest : 0]);
 	default:
 		return live_id(rest);
 	}
@@ -1091,19 +1091,29 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
-/* Nothing of it is ever unmapped: another thread may run its frames. */
-static void thread_start(int number)
+/* Nothing of it is ever unmapped: another thread may run its frames. Returns whether it runs. */
+static bool thread_start(int number)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 	void *block = mmap(NULL, THREAD_BLOCK, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int err;
 
+	if (block == MAP_FAILED)
+		fail("no memory for a thread: %s", strerror(errno));
+	pthread_attr_init(&attr);
+	pthread_attr_setstack(&attr, block, THREAD_BLOCK);
 	atomic_fetch_add(&living, 1);
-	if (block == MAP_FAILED || pthread_attr_init(&attr) ||
-	    pthread_attr_setstack(&attr, block, THREAD_BLOCK) ||
-	    pthread_create(&thread, &attr, thread_main, (void *)(intptr_t)number))
-		fail("cannot start a thread");
+	err = pthread_create(&thread, &attr, thread_main, (void *)(intptr_t)number);
+	if (!err)
+		return true;
+	/* The kernel's answer while another thread is on its way through execve(). */
+	if (err != EAGAIN || ending != EXECVE)
+		fail("cannot start a thread: %s", strerror(err));
+	atomic_fetch_sub(&living, 1);
+	munmap(block, THREAD_BLOCK);
+	return false;
 }
 
 static void process_setup(void)
@@ -1157,7 +1167,8 @@ __attribute__((noreturn)) static void worker(int process, uint64_t round)
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	for (started = 0; started < wanted; started++)
-		thread_start(started);
+		if (!thread_start(started))
+			break;
 	if (ending == LEADER_FIRST)
 		for (;;)
 			CALL(SYS_exit, 0, 0, 0, 0);
@@ -1166,7 +1177,7 @@ __attribute__((noreturn)) static void worker(int process, uint64_t round)
 		/* In place of those that ended early. */
 		if (atomic_load(&living) < wanted && started < wanted + STARTS_MAX / 4 &&
 		    !atomic_load(&shared->stop) && atomic_load(&shared->calls) < shared->goal)
-			thread_start(started++);
+			started += thread_start(started);
 	}
 	for (unsigned int i = 0; i < ARRAY_SIZE(children); i++)
 		reap(i, true);
