@@ -1,0 +1,516 @@
+# SPDX-License-Identifier: MIT
+"""Random calls of several threads, each compared with the model (model.py).
+
+In the guest against the module; here against models with a mistake, which must be found.
+KFIBER_STRESS=1: longer, and other calls every time.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+import tempfile
+from errno import EBUSY, EFAULT, EINVAL, EOWNERDEAD, EPERM
+
+import pytest
+from hypothesis import HealthCheck, Phase, configuration, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from kmod.agent import LANES, STACK_SPACE, Agent, padded
+from kmod.model import FLS_MAX, STACK_MIN, WAITS, WORD_MAX, Create, Model, Where, Words, address
+
+STRESS = os.environ.get("KFIBER_STRESS") == "1"
+
+# Not into the sources, which the guest cannot write to.
+configuration.set_hypothesis_home_dir(tempfile.gettempdir() + "/kfiber-hypothesis")
+
+CHECK = settings(
+    max_examples=int(os.environ.get("EX", 600 if STRESS else 60)),
+    stateful_step_count=30,
+    derandomize=not STRESS,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    report_multiple_bugs=False,
+    phases=[Phase.generate] + [Phase.shrink] * ("SHRINK" in os.environ),
+    suppress_health_check=list(HealthCheck),
+)
+
+# Between the clock of fibers and that of processes.
+CPU_SLACK_NS = 100 * 10**6
+
+NUMBERS = st.integers(0, WORD_MAX)
+FLAGS = st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3, 1 << 31])
+PADS = st.sampled_from([0] * 8 + [1, 1 << 31])
+WHERE = st.sampled_from([Where.GOOD] * 12 + list(Where))
+NAMES = st.one_of(
+    st.sampled_from([b"", b"x" * 63, b"x" * 64, b"a\0b", b"line\nState: running\\", b"\xc3\xa4"]),
+    st.binary(max_size=64),
+).map(padded)
+INDICES = st.one_of(
+    st.integers(0, 9), st.sampled_from([7, 8, 31, 32, FLS_MAX - 1, FLS_MAX, 1 << 32, WORD_MAX])
+)
+# Rounding, flushing to zero and precision: nothing that any code of the agent minds.
+WORDS = st.builds(
+    Words,
+    mxcsr=st.sampled_from([0x1F80, 0x3F80, 0x5F80, 0x9F80, 0xDF80]),
+    fcw=st.sampled_from([0x37F, 0x77F, 0xB7F, 0xF7F, 0x27F]),
+    # SIGHUP, SIGUSR2, SIGURG, SIGRTMAX; those that the agent needs stay free.
+    mask=st.sampled_from([0, 1, 1 << 11, 1 << 22 | 1, 1 << 63 | 1 << 11]),
+)
+# What is wrong with a fiber's structure, if anything.
+DEFECTS = st.sampled_from(
+    [{}] * 12
+    + [
+        {"flags": 2},
+        {"flags": 1 << 31 | 1},
+        {"pad": 1},
+        {"name": b"x" * 64},
+        {"entry": 0},
+        {"entry": 0xFFFF_8880_0000_0000},
+        {"stack_size": STACK_MIN - 1},
+        {"stack_size": 0},
+        {"stack_size": WORD_MAX},
+        {"stack_start": 0},
+        {"stack_start": 0xFFFF_8880_0000_0000},
+        {"stack_start": WORD_MAX - STACK_MIN},
+        {"stack_start": STACK_SPACE, "stack_size": WORD_MAX - STACK_SPACE + 1},
+        {"stack_start": STACK_SPACE, "stack_size": WORD_MAX - STACK_SPACE},
+    ]
+)
+# Sizes of stacks as told to the kernel; there is more below, which the fiber may use.
+SIZES = st.sampled_from([STACK_MIN, STACK_MIN + 1, 40007, STACK_SPACE - 16])
+
+
+class Machine(RuleBasedStateMachine):
+    """The two processes: `system` and `model`."""
+
+    connect = Agent
+
+    fibers = Bundle("fibers")
+    threads = Bundle("threads")
+    # A bundle has those that were deleted, too.
+    ids = st.one_of(fibers, fibers, fibers, st.sampled_from([0, 1 << 20, 1 << 63 | 1, WORD_MAX]))
+
+    def __init__(self):
+        super().__init__()
+        self.system = None
+        self.times = {}
+
+    def teardown(self):
+        if self.system:
+            self.system.close()
+
+    @initialize(target=threads, limit=st.sampled_from([5, 8, 12]), words=WORDS)
+    def open(self, limit, words):
+        """Three threads. The first is a fiber; it has set its words for all."""
+        self.system = self.connect(limit)
+        self.model = Model(limit, self.system.place(0)[0], self.system.place(0)[2])
+        self.do("set_words", 0, words)
+        for slot in (1, 2):
+            self.model.start(0, slot, self.system.start(0, slot))
+        self.do("convert", 0, 0, 0, Where.GOOD)
+        return multiple(0, 1, 2)
+
+    @initialize(target=fibers)
+    def first_fiber(self):
+        return 1
+
+    def do(self, request, slot, *arguments):
+        """Makes a request of both, and compares what they say."""
+        if self.model.threads[slot].waits:
+            wanted = self.model.interrupt(slot)
+            assert self.system.interrupt(slot) == wanted
+        wanted = getattr(self.model, request)(slot, *arguments)
+        if wanted[0] is WAITS:
+            self.system.retire_begin(slot)
+        else:
+            assert getattr(self.system, request)(slot, *arguments) == wanted
+        self.settle()
+        return wanted
+
+    def settle(self):
+        for slot in self.model.released():
+            assert self.system.retire_end(slot) == (0, None)
+        self.compare()
+
+    def made(self, request, slot, *arguments):
+        """The same for a bundle."""
+        err, id = self.do(request, slot, *arguments)
+        return multiple() if err else id
+
+    @rule(target=fibers, slot=threads, flags=FLAGS, pad=PADS, where=WHERE)
+    def convert(self, slot, flags, pad, where):
+        return self.made("convert", slot, flags, pad, where)
+
+    @rule(
+        target=fibers,
+        slot=threads,
+        defect=DEFECTS,
+        where=WHERE,
+        arg=st.integers(0, (1 << 63) - 1),
+        size=SIZES,
+        gap=st.integers(0, 15),
+        flags=st.integers(0, 1),
+        name=NAMES,
+    )
+    def create(self, slot, defect, where, arg, size, gap, flags, name):
+        start = self.system.stack() - gap - size
+        fields = {
+            "entry": self.system.body,
+            "arg": arg,
+            "stack_start": start,
+            "stack_size": size,
+            "flags": flags,
+            "pad": 0,
+            "name": name,
+            **defect,
+        }
+        return self.made("create", slot, Create(**fields), where)
+
+    @rule(slot=threads, id=ids)
+    def switch(self, slot, id):
+        self.do("switch", slot, id)
+
+    @rule(slot=threads, which=st.integers(0, 11))
+    def switch_to_some_other(self, slot, which):
+        ids = [id for id, fiber in self.model.fibers.items() if not fiber.thread]
+        if ids:
+            self.do("switch", slot, ids[which % len(ids)])
+
+    @rule(slot=threads, other=threads)
+    def switch_to_the_own_fiber(self, slot, other):
+        own = self.model.threads[other].own
+        if own:
+            self.do("switch", slot, own.id)
+
+    @rule(slot=threads, id=ids)
+    def switch_on_the_alternate_stack(self, slot, id):
+        self.do("switch", slot, id, True)
+
+    @rule(slot=threads, id=ids)
+    def delete(self, slot, id):
+        self.do("delete", slot, id)
+
+    @rule(slot=threads)
+    def revert(self, slot):
+        self.do("revert", slot)
+
+    @rule(slot=threads)
+    def retire(self, slot):
+        # One thread at least takes commands.
+        if not all(t.waits for s, t in self.model.threads.items() if s != slot):
+            self.do("retire", slot)
+
+    @rule(slot=threads, id=ids, name=NAMES, where=WHERE)
+    def set_name(self, slot, id, name, where):
+        self.do("set_name", slot, id, name, where)
+
+    @rule(slot=threads, where=WHERE)
+    def self_(self, slot, where):
+        self.do("self_", slot, where)
+
+    @rule(slot=threads, times=st.sampled_from([1] * 9 + [9, 40, FLS_MAX, FLS_MAX + 1]), where=WHERE)
+    def fls_alloc(self, slot, times, where):
+        self.do("fls_alloc", slot, times, where)
+
+    @rule(slot=threads, index=INDICES)
+    def fls_free(self, slot, index):
+        self.do("fls_free", slot, index)
+
+    @rule(slot=threads, index=INDICES, value=NUMBERS, where=WHERE)
+    def fls_set(self, slot, index, value, where):
+        self.do("fls_set", slot, index, value, where)
+
+    @rule(slot=threads, index=INDICES, where=WHERE)
+    def fls_get(self, slot, index, where):
+        self.do("fls_get", slot, index, where)
+
+    @rule(slot=threads, number=st.sampled_from([None, 0x09, 0x0F, 0x14, 0xFF]))
+    def version_or_unknown(self, slot, number):
+        if number is None:
+            self.do("version", slot)
+        else:
+            self.do("unknown", slot, number)
+
+    @rule(slot=threads, words=WORDS)
+    def set_words(self, slot, words):
+        self.do("set_words", slot, words)
+
+    @precondition(lambda self: len(self.model.threads) < LANES)
+    @rule(target=threads, by=threads)
+    def start(self, by):
+        self.do("version", by)
+        slot = min(set(range(LANES)) - set(self.model.threads))
+        self.model.start(by, slot, self.system.start(by, slot))
+        self.settle()
+        return slot
+
+    @precondition(lambda self: len(self.model.threads) > 1)
+    @rule(slot=consumes(threads))
+    def end(self, slot):
+        # Ends what waits, too.
+        self.do("version", slot)
+        self.model.end(slot)
+        self.system.end(slot)
+        self.settle()
+
+    def compare(self):
+        """After each step: where the threads are, and what the files say."""
+        for slot, thread in self.model.threads.items():
+            # It cannot say while it waits; it is where it was.
+            if not thread.waits:
+                assert self.system.place(slot) == self.model.place(slot)
+        assert self.system.ids() == sorted(self.model.fibers)
+        total = 0
+        for id, fiber in self.model.fibers.items():
+            shown = self.system.file(id)
+            wanted = self.model.file(id)
+            assert {key: shown.get(key) for key in wanted} == wanted
+            total += self.check_times(id, fiber, shown)
+        assert total <= self.system.cpu_ns() + CPU_SLACK_NS
+
+    def check_times(self, id, fiber, shown):
+        cpu, longest = int(shown["CPU time ns"]), int(shown["Longest run ns"])
+        assert shown["Total execution time"] == f"{cpu // 10**6} ms"
+        assert longest <= cpu
+        entry = shown["Initial entry point"]
+        assert int(entry, 16) > 0
+        before = self.times.get(id)
+        if before:
+            assert before[2] == entry
+            # What is shown of a running fiber is an estimate, and can turn out to be too high.
+            if not before[4]:
+                assert before[0] <= cpu and before[1] <= longest
+                # It has not run since.
+                if before[3] == fiber.activations:
+                    assert before[:2] == (cpu, longest)
+        self.times[id] = cpu, longest, entry, fiber.activations, bool(fiber.thread)
+        return cpu
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(1500 if STRESS else 600)
+def test_the_module_does_as_the_model():
+    run_state_machine_as_test(Machine, settings=CHECK)
+
+
+# The check itself: whether it would find a mistake
+
+
+class Simulated:
+    """In place of an agent: a model, which may have a mistake."""
+
+    body = 0x401000
+
+    def __init__(self, limit, model=Model):
+        self._model = model(limit, 100, Words())
+        self._tids = itertools.count(101)
+        self._stacks = itertools.count(1 << 32, STACK_SPACE)
+        self._released = set()
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def start(self, by, slot):
+        tid = next(self._tids)
+        self._model.start(by, slot, tid)
+        return tid
+
+    def stack(self):
+        return next(self._stacks)
+
+    def retire_begin(self, slot):
+        assert self._model.retire(slot)[0] is WAITS
+
+    def retire_end(self, slot):
+        self._released.update(self._model.released())
+        assert slot in self._released, "it still waits"
+        self._released.remove(slot)
+        return 0, None
+
+    def ids(self):
+        return sorted(self._model.fibers)
+
+    def file(self, id):
+        times = {"CPU time ns": "0", "Longest run ns": "0", "Total execution time": "0 ms"}
+        return {"Initial entry point": address(self.body), **times, **self._model.file(id)}
+
+    def cpu_ns(self):
+        return 0
+
+    def close(self):
+        pass
+
+
+class IdsComeBack(Model):
+    def _remove(self, fiber):
+        super()._remove(fiber)
+        self.deletions = 0
+
+
+class BusyWithItself(Model):
+    def switch(self, slot, id, alternate=False):
+        err, value = super().switch(slot, id, alternate)
+        return (EBUSY if err == EINVAL and not alternate else err), value
+
+
+class CountsFailuresOfTheDead(Model):
+    def switch(self, slot, id, alternate=False):
+        err, value = super().switch(slot, id, alternate)
+        if err == EOWNERDEAD:
+            self.fibers[id].failed += 1
+        return err, value
+
+
+class ForgetsTheMask(Model):
+    def switch(self, slot, id, alternate=False):
+        thread = self.threads[slot]
+        mask = thread.words.mask
+        outcome = super().switch(slot, id, alternate)
+        thread.words = dataclasses.replace(thread.words, mask=mask)
+        return outcome
+
+
+class ForgetsDoom(Model):
+    @staticmethod
+    def _leave(fiber, words):
+        fiber.doomed = False
+        Model._leave(fiber, words)
+
+
+class NoResetAtTheEnd(Model):
+    def end(self, slot):
+        fiber = self.threads[slot].running
+        super().end(slot)
+        if fiber and fiber.create:
+            fiber.started = True
+
+
+class StorageSurvivesTheEnd(Model):
+    def end(self, slot):
+        fiber = self.threads[slot].running
+        kept = fiber.fls if fiber else {}
+        super().end(slot)
+        if fiber:
+            fiber.fls = kept
+
+
+class OwnFiberSurvivesTheEnd(Model):
+    def end(self, slot):
+        thread = self.threads[slot]
+        elsewhere = thread.own and thread.own is not thread.running
+        finished = thread.own and thread.own.finished
+        super().end(slot)
+        if elsewhere and not thread.own.thread:
+            thread.own.finished = finished
+
+
+class StorageIsOfTheThread(Model):
+    def switch(self, slot, id, alternate=False):
+        before = self.threads[slot].running
+        outcome = super().switch(slot, id, alternate)
+        if not outcome[0]:
+            self.threads[slot].running.fls = before.fls
+        return outcome
+
+
+class FreedStorageKeepsItsValue(Model):
+    def fls_alloc(self, slot, times, where):
+        fiber = self.threads[slot].running
+        kept = dict(getattr(fiber, "ghosts", {}))
+        outcome = super().fls_alloc(slot, times, where)
+        if not outcome[0] and outcome[1] in kept:
+            fiber.fls[outcome[1]] = kept[outcome[1]]
+        return outcome
+
+    def fls_free(self, slot, index):
+        fiber = self.threads[slot].running
+        value = fiber and fiber.fls.get(index)
+        outcome = super().fls_free(slot, index)
+        if not outcome[0]:
+            fiber.ghosts = {**getattr(fiber, "ghosts", {}), index: value}
+        return outcome
+
+
+class OneMoreThanTheLimit(Model):
+    def __init__(self, limit, tid, words):
+        super().__init__(limit + 1, tid, words)
+
+
+class LosesAPlaceWhenRefused(Model):
+    def create(self, slot, create, where):
+        err, id = super().create(slot, create, where)
+        if err == EFAULT and where is Where.READONLY:
+            self.deletions += 1
+        return err, id
+
+
+class DeletesOwnFibers(Model):
+    def delete(self, slot, id):
+        err, value = super().delete(slot, id)
+        if err == EPERM:
+            self._remove(self.fibers[id])
+            err = 0
+        return err, value
+
+
+class RetireDoesNotWait(Model):
+    def retire(self, slot):
+        err, value = super().retire(slot)
+        self.threads[slot].waits = False
+        return (0 if err is WAITS else err), value
+
+
+class InterruptionIsForgiven(Model):
+    """A fiber is finished after all, although its thread's waiting was interrupted."""
+
+    def interrupt(self, slot):
+        self.threads[slot].own.doomed = False
+        return super().interrupt(slot)
+
+
+MISTAKES = [
+    IdsComeBack,
+    BusyWithItself,
+    CountsFailuresOfTheDead,
+    ForgetsTheMask,
+    ForgetsDoom,
+    NoResetAtTheEnd,
+    StorageSurvivesTheEnd,
+    OwnFiberSurvivesTheEnd,
+    StorageIsOfTheThread,
+    FreedStorageKeepsItsValue,
+    OneMoreThanTheLimit,
+    LosesAPlaceWhenRefused,
+    DeletesOwnFibers,
+    RetireDoesNotWait,
+    InterruptionIsForgiven,
+]
+
+
+def check_against(model, examples):
+    """As the guest's check, with a model in place of the module."""
+    connect = staticmethod(functools.partial(Simulated, model=model))
+    machine = type("Machine", (Machine,), {"connect": connect})
+    few = settings(CHECK, max_examples=examples, derandomize=True, phases=[Phase.generate])
+    run_state_machine_as_test(machine, settings=few)
+
+
+def test_the_model_does_as_the_model():
+    check_against(Model, 20)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_found(mistake):
+    with pytest.raises(AssertionError):
+        check_against(mistake, 400)
