@@ -5,12 +5,14 @@ In the guest against the module; here against models with a mistake, which must 
 KFIBER_STRESS=1: longer, and other calls every time.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
 import os
 import tempfile
-from errno import EBUSY, EFAULT, EINVAL, EOWNERDEAD, EPERM
+from dataclasses import dataclass
+from errno import EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, EOWNERDEAD, EPERM, ESRCH
 
 import pytest
 from hypothesis import HealthCheck, Phase, configuration, settings
@@ -33,15 +35,16 @@ STRESS = os.environ.get("KFIBER_STRESS") == "1"
 # Not into the sources, which the guest cannot write to.
 configuration.set_hypothesis_home_dir(tempfile.gettempdir() + "/kfiber-hypothesis")
 
+EXAMPLES = 50
 CHECK = settings(
-    max_examples=int(os.environ.get("EX", 600 if STRESS else 60)),
+    max_examples=600 if STRESS else EXAMPLES,
     stateful_step_count=30,
     derandomize=not STRESS,
     database=None,
     deadline=None,
     print_blob=True,
     report_multiple_bugs=False,
-    phases=[Phase.generate] + [Phase.shrink] * ("SHRINK" in os.environ),
+    phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
 
@@ -91,15 +94,28 @@ DEFECTS = st.sampled_from(
 SIZES = st.sampled_from([STACK_MIN, STACK_MIN + 1, 40007, STACK_SPACE - 16])
 
 
+@dataclass(frozen=True)
+class Nth:
+    """One of the fibers that there are."""
+
+    number: int
+
+
 class Machine(RuleBasedStateMachine):
     """The two processes: `system` and `model`."""
 
     connect = Agent
+    outcomes = collections.Counter()
 
     fibers = Bundle("fibers")
     threads = Bundle("threads")
     # A bundle has those that were deleted, too.
-    ids = st.one_of(fibers, fibers, fibers, st.sampled_from([0, 1 << 20, 1 << 63 | 1, WORD_MAX]))
+    ids = st.one_of(
+        st.builds(Nth, st.integers(0, 11)),
+        st.builds(Nth, st.integers(0, 11)),
+        fibers,
+        st.sampled_from([0, 1 << 20, 1 << 63 | 1, WORD_MAX]),
+    )
 
     def __init__(self):
         super().__init__()
@@ -110,20 +126,40 @@ class Machine(RuleBasedStateMachine):
         if self.system:
             self.system.close()
 
-    @initialize(target=threads, limit=st.sampled_from([5, 8, 12]), words=WORDS)
-    def open(self, limit, words):
-        """Three threads. The first is a fiber; it has set its words for all."""
+    @initialize(
+        target=threads,
+        limit=st.sampled_from([6, 8, 12]),
+        words=WORDS,
+        converted=st.integers(1, 3),
+        created=st.integers(0, 3),
+    )
+    def open(self, limit, words, converted, created):
+        """Three threads, of which some are fibers, with the words of the first."""
         self.system = self.connect(limit)
         self.model = Model(limit, self.system.place(0)[0], self.system.place(0)[2])
         self.do("set_words", 0, words)
         for slot in (1, 2):
             self.model.start(0, slot, self.system.start(0, slot))
-        self.do("convert", 0, 0, 0, Where.GOOD)
+        for slot in range(converted):
+            self.do("convert", slot, 0, 0, Where.GOOD)
+        for arg in range(created):
+            self.do("create", 0, self.fiber(arg=arg), Where.GOOD)
         return multiple(0, 1, 2)
 
     @initialize(target=fibers)
-    def first_fiber(self):
-        return 1
+    def first_fibers(self):
+        return multiple(1, 2, 3)
+
+    def fiber(self, arg, size=STACK_SPACE, gap=0, **fields):
+        start = self.system.stack() - gap - size
+        fields = {"entry": self.system.body, "stack_start": start, "stack_size": size, **fields}
+        return Create(arg=arg, **fields)
+
+    def id(self, id):
+        if isinstance(id, Nth):
+            ids = sorted(self.model.fibers)
+            return ids[id.number % len(ids)] if ids else 1
+        return id
 
     def do(self, request, slot, *arguments):
         """Makes a request of both, and compares what they say."""
@@ -135,6 +171,7 @@ class Machine(RuleBasedStateMachine):
             self.system.retire_begin(slot)
         else:
             assert getattr(self.system, request)(slot, *arguments) == wanted
+        self.outcomes[request, wanted[0]] += 1
         self.settle()
         return wanted
 
@@ -164,42 +201,33 @@ class Machine(RuleBasedStateMachine):
         name=NAMES,
     )
     def create(self, slot, defect, where, arg, size, gap, flags, name):
-        start = self.system.stack() - gap - size
-        fields = {
-            "entry": self.system.body,
-            "arg": arg,
-            "stack_start": start,
-            "stack_size": size,
-            "flags": flags,
-            "pad": 0,
-            "name": name,
-            **defect,
-        }
-        return self.made("create", slot, Create(**fields), where)
+        fields = {"size": size, "gap": gap, "flags": flags, "name": name, **defect}
+        create = self.fiber(arg, **fields)
+        return self.made("create", slot, create, where)
 
     @rule(slot=threads, id=ids)
     def switch(self, slot, id):
-        self.do("switch", slot, id)
+        self.do("switch", slot, self.id(id))
 
     @rule(slot=threads, which=st.integers(0, 11))
-    def switch_to_some_other(self, slot, which):
+    def switch_to_a_suspended_one(self, slot, which):
         ids = [id for id, fiber in self.model.fibers.items() if not fiber.thread]
         if ids:
             self.do("switch", slot, ids[which % len(ids)])
 
     @rule(slot=threads, other=threads)
-    def switch_to_the_own_fiber(self, slot, other):
+    def switch_to_a_threads_own(self, slot, other):
         own = self.model.threads[other].own
         if own:
             self.do("switch", slot, own.id)
 
     @rule(slot=threads, id=ids)
     def switch_on_the_alternate_stack(self, slot, id):
-        self.do("switch", slot, id, True)
+        self.do("switch", slot, self.id(id), True)
 
     @rule(slot=threads, id=ids)
     def delete(self, slot, id):
-        self.do("delete", slot, id)
+        self.do("delete", slot, self.id(id))
 
     @rule(slot=threads)
     def revert(self, slot):
@@ -213,7 +241,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(slot=threads, id=ids, name=NAMES, where=WHERE)
     def set_name(self, slot, id, name, where):
-        self.do("set_name", slot, id, name, where)
+        self.do("set_name", slot, self.id(id), name, where)
 
     @rule(slot=threads, where=WHERE)
     def self_(self, slot, where):
@@ -235,12 +263,10 @@ class Machine(RuleBasedStateMachine):
     def fls_get(self, slot, index, where):
         self.do("fls_get", slot, index, where)
 
-    @rule(slot=threads, number=st.sampled_from([None, 0x09, 0x0F, 0x14, 0xFF]))
-    def version_or_unknown(self, slot, number):
-        if number is None:
-            self.do("version", slot)
-        else:
-            self.do("unknown", slot, number)
+    @rule(slot=threads, number=st.sampled_from([0x09, 0x0F, 0x14, 0xFF]))
+    def unknown(self, slot, number):
+        self.do("unknown", slot, number)
+        self.do("version", slot)
 
     @rule(slot=threads, words=WORDS)
     def set_words(self, slot, words):
@@ -499,18 +525,40 @@ MISTAKES = [
 
 
 def check_against(model, examples):
-    """As the guest's check, with a model in place of the module."""
+    """As the guest's check, with a model in place of the module; counts what came of it."""
     connect = staticmethod(functools.partial(Simulated, model=model))
-    machine = type("Machine", (Machine,), {"connect": connect})
+    outcomes = collections.Counter()
+    machine = type("Machine", (Machine,), {"connect": connect, "outcomes": outcomes})
     few = settings(CHECK, max_examples=examples, derandomize=True, phases=[Phase.generate])
     run_state_machine_as_test(machine, settings=few)
+    return outcomes
 
 
-def test_the_model_does_as_the_model():
-    check_against(Model, 20)
+# What a run must have come by, to be worth anything.
+OUTCOMES = {
+    "convert": {0, EEXIST, EFAULT, EINVAL, EAGAIN},
+    "create": {0, EPERM, EFAULT, EINVAL, EAGAIN},
+    "switch": {0, EPERM, ESRCH, EINVAL, EBUSY, EOWNERDEAD},
+    "delete": {0, ESRCH, EBUSY, EPERM},
+    "revert": {0, EPERM, EINVAL},
+    "retire": {0, EPERM, EINVAL, WAITS},
+    "set_name": {0, EINVAL, ESRCH, EPERM, EFAULT},
+    "self_": {0, EPERM, EFAULT},
+    "fls_alloc": {0, EPERM, EAGAIN, EFAULT},
+    "fls_free": {0, EPERM, EINVAL},
+    "fls_set": {0, EPERM, EINVAL, EFAULT},
+    "fls_get": {0, EPERM, EINVAL, EFAULT},
+}
+
+
+def test_every_outcome_is_come_by():
+    came = check_against(Model, EXAMPLES)
+    print(came)
+    wanted = {(request, err) for request, errors in OUTCOMES.items() for err in errors}
+    assert wanted - set(came) == set()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_found(mistake):
     with pytest.raises(AssertionError):
-        check_against(mistake, 400)
+        check_against(mistake, EXAMPLES)
