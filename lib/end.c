@@ -71,11 +71,16 @@ _Unwind_Reason_Code end_unwound(int version, _Unwind_Action actions,
 /* A converted thread's thread-specific destructor, on the stack that the thread began on. */
 static void end_thread(void *unused)
 {
+	const struct engine *engine = engine_current();
+
 	(void)unused;
 
-	/* EINVAL: on another fiber, left by frames that could not be unwound. */
-	if (fiber_revert() == EINVAL)
-		end_created();
+	/* EINVAL: on another fiber, which may have been left without unwinding its frames. */
+	if (fiber_revert() != EINVAL)
+		return;
+	end_created();
+	if (engine->leave)
+		engine->leave();
 }
 
 int end_watch(void)

@@ -18,11 +18,42 @@ static bool fixed;
 /* Written under the lock, read by all. */
 static const struct engine *_Atomic current;
 
+/* What "auto" tries, in this order; the last one is always there. */
+static const struct engine *const engines[] = { &engine_kernel, &engine_local };
+
+#define ENGINES (sizeof(engines) / sizeof(engines[0]))
+
+/* "auto", for which `open` tries them all. */
+static const struct engine engine_auto = { .name = "auto" };
+
 static const struct engine *engine_find(const char *name)
 {
-	if (!strcmp(name, "auto") || !strcmp(name, engine_kernel.name))
-		return &engine_kernel;
+	size_t i;
+
+	if (!strcmp(name, engine_auto.name))
+		return &engine_auto;
+	for (i = 0; i < ENGINES; i++)
+		if (!strcmp(name, engines[i]->name))
+			return engines[i];
 	return NULL;
+}
+
+/* The chosen engine, or the first that works, when it is open. */
+static int open_chosen(void)
+{
+	size_t i;
+	int err = 0;
+
+	if (chosen != &engine_auto)
+		return chosen->open();
+	for (i = 0; i < ENGINES; i++) {
+		err = engines[i]->open();
+		if (!err) {
+			chosen = engines[i];
+			break;
+		}
+	}
+	return err;
 }
 
 const struct engine *engine_current(void)
@@ -57,18 +88,23 @@ int engine_open(void)
 		if (!chosen)
 			return EINVAL;
 	}
-	err = chosen->open();
+	err = open_chosen();
 	if (!err)
 		atomic_store_explicit(&current, chosen, memory_order_release);
 	return err;
 }
 
-void engine_close(void)
+bool engine_fork(void)
 {
 	const struct engine *engine = engine_current();
 
 	if (!engine)
-		return;
+		return false;
+	if (engine->keep) {
+		engine->keep();
+		return true;
+	}
 	atomic_store_explicit(&current, NULL, memory_order_release);
 	engine->close();
+	return false;
 }

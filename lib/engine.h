@@ -10,6 +10,7 @@
 #ifndef LIBFIBER_ENGINE_H
 #define LIBFIBER_ENGINE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,10 +29,15 @@ struct engine_fiber {
 struct engine {
 	const char *name;
 
-	/* Called with the lock held; again after fork(), and after a failure. */
+	/* Called with the lock held; again after close(), and after a failure. */
 	int (*open)(void);
-	/* In the child, alone, with the lock held: gives up what the parent's fibers need. */
+	/*
+	 * In the child of a fork(), alone, with the lock held. Either the fibers stay
+	 * the parent's: gives up what they need. Or the child keeps them: finishes
+	 * those that other threads ran. The other one is NULL.
+	 */
 	void (*close)(void);
+	void (*keep)(void);
 
 	/* Called with the lock held, so that an id and its record appear and go as one. */
 	int (*convert)(unsigned int flags, fiber_id_t *id);
@@ -42,6 +48,11 @@ struct engine {
 	int (*create)(const struct engine_fiber *order, fiber_id_t *id);
 	/* Finishes the calling thread's own fiber; may wait, and may give EINTR. */
 	int (*retire)(void);
+	/*
+	 * The thread has retired and left the fiber's stack for good. NULL: the engine
+	 * notices itself.
+	 */
+	void (*leave)(void);
 	int (*set_name)(fiber_id_t id, const char *name);
 
 	/* Async-signal-safe. */
@@ -53,7 +64,7 @@ struct engine {
 	int (*fls_get)(uint64_t index, uint64_t *value);
 };
 
-extern const struct engine engine_kernel;
+extern const struct engine engine_kernel, engine_local;
 
 /*
  * The open engine; NULL before engine_open() succeeded, and in a forked child
@@ -70,7 +81,7 @@ int engine_open(void);
 /* With the lock held. EBUSY: engine_open() was called. EINVAL: no such engine. */
 int engine_choose(const char *name);
 
-/* In the child of a fork(), with the lock held. */
-void engine_close(void);
+/* In the child of a fork(), with the lock held. Returns whether the child keeps the fibers. */
+bool engine_fork(void);
 
 #endif /* LIBFIBER_ENGINE_H */

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "end.h"
@@ -37,8 +38,9 @@ static void fork_parent(void)
 }
 
 /*
- * The child has no fibers: they belong to the parent's engine. The stacks stay
- * mapped, because this very function may run on one of them and others hold data.
+ * With some engines the child has no fibers: they belong to the parent. The
+ * stacks stay mapped, because this very function may run on one of them and
+ * others hold data.
  */
 static void fork_child(void)
 {
@@ -46,10 +48,10 @@ static void fork_child(void)
 	struct record *record;
 	struct values *values;
 	struct stack stack;
+	bool kept = engine_fork();
 	size_t slot = 0;
 
-	engine_close();
-	while ((record = table_next(&slot))) {
+	while (!kept && (record = table_next(&slot))) {
 		table_remove(record, &stack, &values);
 		values_free(values);
 	}

@@ -13,6 +13,25 @@
  */
 long switch_ioctl(int file, unsigned long number, unsigned long argument);
 
+struct control;
+
+/*
+ * Leaves one fiber for another, both owned by the caller. Returns when somebody
+ * switches back: the fiber that was left for this one, to be released.
+ */
+struct control *switch_stacks(struct control *from, struct control *to);
+
+/* Where a new fiber goes on. */
+extern const char switch_start[];
+
+/* The bytes that switch_stacks() leaves at a suspended fiber's stack pointer, words. */
+enum switch_frame {
+	FRAME_CONTROL_WORDS,	/* MXCSR, then the x87 control word */
+	FRAME_R15, FRAME_R14, FRAME_R13, FRAME_R12, FRAME_RBX, FRAME_RBP,
+	FRAME_RIP,
+	FRAME_WORDS,
+};
+
 /*
  * The outermost frame of each created fiber, one byte before the address that
  * fiber functions return to: SWITCH_RETURN goes to the word where their first

@@ -196,4 +196,102 @@ struct fiber_fls {
 #define FIBER_IOC_FLS_SET	_IOW(FIBER_IOC_MAGIC, 0x12, struct fiber_fls)
 #define FIBER_IOC_FLS_GET	_IOWR(FIBER_IOC_MAGIC, 0x13, struct fiber_fls)
 
+/*
+ * The table of observations: what an engine that switches in user mode notes
+ * about its fibers, for others to read. One mapping, zero where nothing was
+ * ever written:
+ *
+ *	0			struct fiber_table
+ *	slots_offset		slots times struct fiber_slot, by slot of the id
+ *	areas_offset		areas times struct fiber_area, by number of the thread
+ *
+ * Engine `local` keeps it in memory of its own, named FIBER_TABLE_NAME in
+ * /proc/PID/maps. Readers take no lock: each word is whole, and several words
+ * together may be of two moments. Nothing in it is ever believed by who
+ * switches.
+ */
+#define FIBER_TABLE_NAME	"kfiber"
+#define FIBER_TABLE_MAGIC	0x72656269666bULL	/* "kfiber" */
+#define FIBER_TABLE_VERSION	1
+
+/**
+ * struct fiber_table - the head of the table
+ * @magic: FIBER_TABLE_MAGIC, stored last
+ * @version: FIBER_TABLE_VERSION
+ * @slots: how many there is room for
+ * @slots_used: slots at and above this one were never used
+ * @areas: how many there is room for
+ * @areas_used: as @slots_used
+ * @mult, @shift: nanoseconds are cycles * @mult >> @shift
+ * @slots_offset, @areas_offset: from the start of the table, in bytes
+ * @engine: its name, zero-terminated
+ */
+struct fiber_table {
+	__u64 magic;
+	__u32 version;
+	__u32 slots;
+	__u32 slots_used;
+	__u32 areas;
+	__u32 areas_used;
+	__u32 shift;
+	__u64 mult;
+	__u64 slots_offset;
+	__u64 areas_offset;
+	char engine[16];
+};
+
+/* Values of fiber_slot.state. */
+#define FIBER_STATE_NEW		0
+#define FIBER_STATE_RUNNING	1
+#define FIBER_STATE_SUSPENDED	2
+#define FIBER_STATE_FINISHED	3
+
+/**
+ * struct fiber_slot - what is to be seen of a fiber
+ * @id: 0: none
+ * @activations: how often it was switched to
+ * @failed: failed activations
+ * @run_time: time on a thread without the current run, in cycles
+ * @longest_run: the longest single one, in cycles
+ * @last_switch: cycle counter when it was last switched to or from
+ * @sp: stack pointer while suspended
+ * @state: FIBER_STATE_*
+ * @area: the thread that runs it, counted from 1; else 0
+ * @entry, @stack_start, @stack_size: as created
+ * @parent: pid of the thread that created it
+ * @name: zero-terminated
+ */
+struct fiber_slot {
+	__u64 id;
+	__u64 activations;
+	__u64 failed;
+	__u64 run_time;
+	__u64 longest_run;
+	__u64 last_switch;
+	__u64 sp;
+	__u32 state;
+	__u32 area;
+
+	__u64 entry;
+	__u64 stack_start;
+	__u64 stack_size;
+	__u32 parent;
+	__u32 pad[9];
+
+	char name[FIBER_NAME_SIZE];
+};
+
+/**
+ * struct fiber_area - a thread that runs fibers
+ * @tid: its pid; 0: none
+ * @pad: 0
+ * @current: the fiber that it runs
+ */
+struct fiber_area {
+	__u32 tid;
+	__u32 pad;
+	__u64 current;
+	__u64 reserved[6];
+};
+
 #endif /* _UAPI_FIBER_H */

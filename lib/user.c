@@ -1,0 +1,838 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Engine `local`: user mode swaps the stacks. Control words are in control.h,
+ * what others may see of it is the table of observations in uapi/fiber.h.
+ *
+ * A signal may land anywhere in a switch, and its handler may switch as well:
+ * thread.busy makes that attempt EAGAIN. It is tested and set relative to the
+ * thread pointer, by one instruction each, because until it is set a handler may
+ * move the fiber to another thread; from then on the thread stays the same.
+ *
+ * Over switch_stacks() the thread changes all the same: nothing thread-local is
+ * kept in a register there, thread_self() is asked anew.
+ */
+#include <cpuid.h>
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "control.h"
+#include "engine.h"
+#include "lock.h"
+#include "switch.h"
+
+#ifndef PR_SET_VMA
+#define PR_SET_VMA		0x53564d41
+#define PR_SET_VMA_ANON_NAME	0
+#endif
+
+#define SLOTS		(1u << FIBER_SLOT_BITS)
+#define SLOT_MASK	((uint64_t)SLOTS - 1)
+#define GENERATION(id)	((id) & ~SLOT_MASK)
+#define AREAS		4096u
+
+_Static_assert(offsetof(struct control, sp) == CONTROL_SP, "switch_x86_64.S knows it");
+_Static_assert(sizeof(struct fiber_slot) == 192, "three cache lines");
+_Static_assert(AREAS < OWNER_THREADS, "threads fit an owner word");
+
+/* Changed by its own thread only; `busy` also by its signal handlers. */
+struct thread {
+	uint32_t busy;
+	/* From 1; 0: the thread is no fiber. */
+	uint32_t number;
+	uint64_t current_id;
+	struct control *current;
+	struct fiber_slot *slot;
+	struct control *own;
+	uint64_t since;
+	/* The stack that the thread began on. */
+	uintptr_t stack_start, stack_end;
+};
+
+static _Thread_local struct thread thread __attribute__((tls_model("initial-exec"), used));
+
+/* What of it single instructions use. */
+#define BUSY_OFFSET	0
+#define ID_OFFSET	8
+_Static_assert(offsetof(struct thread, busy) == BUSY_OFFSET, "");
+_Static_assert(offsetof(struct thread, current_id) == ID_OFFSET, "");
+
+struct storage {
+	uint64_t used[FIBER_FLS_MAX / 64];
+	uint64_t values[FIBER_FLS_MAX];
+};
+
+/*
+ * Mapped by open() and kept; entries below `slots_used` have been used. Under
+ * the lock but for what control.h and the table's owners say.
+ */
+static struct control *controls;
+static struct fiber_table *table;
+static struct fiber_slot *slots;
+static struct fiber_area *areas;
+static _Atomic uint32_t slots_used = 1;
+static uint32_t free_slots;
+static uint64_t generation;
+
+/* XSAVE's: which components travel, and how large they are. */
+static uint64_t xsave_mask;
+static size_t xsave_size;
+
+/* Asked anew each time: a compiler may keep the address of a thread-local over a switch. */
+static inline struct thread *thread_self(void)
+{
+	struct thread *self;
+
+	__asm__ volatile("movq thread@gottpoff(%%rip), %0\n\taddq %%fs:0, %0" : "=r"(self));
+	return self;
+}
+
+static inline bool busy_begin(void)
+{
+	bool busy;
+
+	__asm__ volatile("movq thread@gottpoff(%%rip), %%rax\n\t"
+			 "cmpl $0, %%fs:%c1(%%rax)\n\t"
+			 "jne 1f\n\t"
+			 "movl $1, %%fs:%c1(%%rax)\n"
+			 "1:"
+			 : "=@ccne"(busy) : "i"(BUSY_OFFSET) : "rax", "memory");
+	return !busy;
+}
+
+static inline void busy_end(struct thread *self)
+{
+	atomic_signal_fence(memory_order_release);
+	__atomic_store_n(&self->busy, 0, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t cycles(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+
+static inline struct fiber_slot *slot_of(const struct control *control)
+{
+	return &slots[control - controls];
+}
+
+static void *map(size_t size)
+{
+	void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return start == MAP_FAILED ? NULL : start;
+}
+
+/* Cycles to nanoseconds, by a clock that runs at the same time. */
+static void clock_measure(__u64 *mult, __u32 *shift)
+{
+	struct timespec begin, end;
+	uint64_t first, last, ns;
+
+	clock_gettime(CLOCK_MONOTONIC_RAW, &begin);
+	first = cycles();
+	do {
+		clock_gettime(CLOCK_MONOTONIC_RAW, &end);
+		last = cycles();
+		ns = (uint64_t)(end.tv_sec - begin.tv_sec) * 1000000000u +
+		     (uint64_t)end.tv_nsec - (uint64_t)begin.tv_nsec;
+	} while (ns < 1000000);
+	*shift = 24;
+	*mult = (ns << *shift) / (last - first);
+}
+
+static void xsave_measure(void)
+{
+	unsigned int eax, ebx, ecx, edx, low, high;
+
+	if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE))
+		return;
+	__asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	/* Not PKRU, which is the thread's, and not AMX tiles, as with engine `kernel`. */
+	xsave_mask = ((uint64_t)high << 32 | low) & ~(UINT64_C(1) << 9 | UINT64_C(3) << 17);
+	__cpuid_count(0xd, 0, eax, ebx, ecx, edx);
+	xsave_size = ebx;
+}
+
+static int local_open(void)
+{
+	size_t slots_offset = 4096;
+	size_t areas_offset = slots_offset + (size_t)SLOTS * sizeof(struct fiber_slot);
+	size_t size = areas_offset + AREAS * sizeof(struct fiber_area);
+
+	if (controls)
+		return 0;
+	xsave_measure();
+	controls = map((size_t)SLOTS * sizeof(struct control));
+	if (!controls)
+		return ENOMEM;
+	table = map(size);
+	if (!table) {
+		munmap(controls, (size_t)SLOTS * sizeof(struct control));
+		controls = NULL;
+		return ENOMEM;
+	}
+	/* For observers; an old kernel cannot, and then only they go without. */
+	prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, table, size, FIBER_TABLE_NAME);
+	slots = (struct fiber_slot *)((char *)table + slots_offset);
+	areas = (struct fiber_area *)((char *)table + areas_offset);
+	*table = (struct fiber_table) {
+		.version = FIBER_TABLE_VERSION,
+		.slots = SLOTS,
+		.slots_used = 1,
+		.areas = AREAS,
+		.areas_used = 1,
+		.slots_offset = slots_offset,
+		.areas_offset = areas_offset,
+		.engine = "local",
+	};
+	clock_measure(&table->mult, &table->shift);
+	__atomic_store_n(&table->magic, FIBER_TABLE_MAGIC, __ATOMIC_RELEASE);
+	return 0;
+}
+
+/* A slot for a new fiber; its id is taken from now on. EAGAIN. With the lock held. */
+static int slot_take(uint64_t *id)
+{
+	uint32_t slot = free_slots;
+
+	if (slot) {
+		free_slots = controls[slot].next_free;
+	} else {
+		slot = atomic_load_explicit(&slots_used, memory_order_relaxed);
+		if (slot == SLOTS)
+			return EAGAIN;
+		atomic_store_explicit(&slots_used, slot + 1, memory_order_release);
+		table->slots_used = slot + 1;
+	}
+	*id = generation | slot;
+	return 0;
+}
+
+/* With the lock held, by the fiber's owner: its id is gone. */
+static void slot_give(uint64_t id)
+{
+	uint32_t slot = id & SLOT_MASK;
+	struct control *control = &controls[slot];
+
+	if (control->storage)
+		munmap(control->storage, sizeof(*control->storage));
+	control->storage = NULL;
+	memset(&slots[slot], 0, sizeof(slots[slot]));
+	generation += SLOTS;
+	control->next_free = free_slots;
+	free_slots = slot;
+	atomic_store_explicit(&control->owner, generation | OWNER_EMPTY, memory_order_release);
+}
+
+/* What a new fiber's slot shows. `name` is checked. */
+static void slot_show(uint64_t id, uint32_t state, uint32_t area, const char *name)
+{
+	struct fiber_slot *slot = &slots[id & SLOT_MASK];
+
+	slot->state = state;
+	slot->area = area;
+	slot->parent = (uint32_t)gettid();
+	strncpy(slot->name, name, sizeof(slot->name) - 1);
+	slot->last_switch = cycles();
+	__atomic_store_n(&slot->id, id, __ATOMIC_RELEASE);
+}
+
+/* A number for the calling thread. EAGAIN. With the lock held. */
+static int area_take(uint32_t *number)
+{
+	uint32_t i;
+
+	for (i = 1; i < table->areas_used && areas[i].tid; i++)
+		;
+	if (i == AREAS)
+		return EAGAIN;
+	if (i == table->areas_used)
+		table->areas_used = i + 1;
+	areas[i].tid = (uint32_t)gettid();
+	*number = i;
+	return 0;
+}
+
+/* For telling whether a caller is on its signal's alternate stack without a system call. */
+static void stack_measure(struct thread *self)
+{
+	pthread_attr_t attr;
+	void *start;
+	size_t size;
+
+	self->stack_start = self->stack_end = 0;
+	if (pthread_getattr_np(pthread_self(), &attr))
+		return;
+	if (!pthread_attr_getstack(&attr, &start, &size)) {
+		self->stack_start = (uintptr_t)start;
+		self->stack_end = (uintptr_t)start + size;
+	}
+	pthread_attr_destroy(&attr);
+}
+
+static int local_convert(unsigned int flags, fiber_id_t *id)
+{
+	struct thread *self = thread_self();
+	struct control *control;
+	int err;
+
+	if (self->number)
+		return EEXIST;
+	err = area_take(&self->number);
+	if (err)
+		return err;
+	err = slot_take(id);
+	if (err) {
+		areas[self->number].tid = 0;
+		self->number = 0;
+		return err;
+	}
+	stack_measure(self);
+	control = &controls[*id & SLOT_MASK];
+	*control = (struct control) {
+		.owner = GENERATION(*id) | self->number,
+		.home = self->number,
+		.flags = flags,
+	};
+	slot_show(*id, FIBER_STATE_RUNNING, self->number, "");
+	self->current = self->own = control;
+	self->slot = slot_of(control);
+	self->slot->activations = 0;
+	self->since = self->slot->last_switch;
+	self->current_id = areas[self->number].current = *id;
+	return 0;
+}
+
+static void thread_clear(struct thread *self)
+{
+	areas[self->number].current = 0;
+	areas[self->number].tid = 0;
+	self->number = 0;
+	self->current_id = 0;
+	self->current = self->own = NULL;
+	self->slot = NULL;
+}
+
+static int local_revert(void)
+{
+	struct thread *self = thread_self();
+	uint64_t id = self->current_id;
+
+	if (!self->number)
+		return EPERM;
+	if (self->current != self->own)
+		return EINVAL;
+	thread_clear(self);
+	slot_give(id);
+	return 0;
+}
+
+static void control_begin(struct control *control)
+{
+	uintptr_t *frame = (uintptr_t *)control->top - FRAME_WORDS;
+
+	memset(frame, 0, FRAME_WORDS * sizeof(*frame));
+	frame[FRAME_CONTROL_WORDS] = UINT64_C(0x37f) << 32 | 0x1f80;
+	frame[FRAME_RBX] = (uintptr_t)control->entry;
+	frame[FRAME_R12] = (uintptr_t)control->arg;
+	frame[FRAME_RIP] = (uintptr_t)switch_start;
+	control->sp = frame;
+}
+
+static int local_create(const struct engine_fiber *order, fiber_id_t *id)
+{
+	struct control *control;
+	struct lock_state state;
+	struct fiber_slot *slot;
+	int err;
+
+	if (!thread_self()->number)
+		return EPERM;
+	lock_take(&state);
+	err = slot_take(id);
+	lock_drop(&state);
+	if (err)
+		return err;
+	control = &controls[*id & SLOT_MASK];
+	control->home = 0;
+	control->flags = order->flags;
+	control->entry = (void (*)(void *))order->entry;
+	control->arg = (void *)order->arg;
+	control->top = (void **)(order->stack_start + order->stack_size) - 1;
+	control_begin(control);
+	slot = slot_of(control);
+	slot->entry = order->entry;
+	slot->stack_start = order->stack_start;
+	slot->stack_size = order->stack_size;
+	slot->sp = (uintptr_t)control->sp;
+	slot_show(*id, FIBER_STATE_NEW, 0, order->name);
+	atomic_store_explicit(&control->owner, GENERATION(*id) | OWNER_FREE, memory_order_release);
+	return 0;
+}
+
+/* The fiber of that id, NULL if there was never one in its slot. */
+static struct control *control_find(fiber_id_t id)
+{
+	uint32_t slot = id & SLOT_MASK;
+
+	if (!slot || slot >= atomic_load_explicit(&slots_used, memory_order_acquire))
+		return NULL;
+	return &controls[slot];
+}
+
+/* Why a fiber cannot be taken, by the word that was found. */
+static int refusal(fiber_id_t id, uint64_t owner)
+{
+	if (GENERATION(owner) != GENERATION(id) || (owner & OWNER_MASK) == OWNER_EMPTY)
+		return ESRCH;
+	return (owner & OWNER_MASK) == OWNER_FINISHED ? EOWNERDEAD : EBUSY;
+}
+
+static int local_delete(fiber_id_t id)
+{
+	struct control *control = control_find(id);
+	uint64_t owner;
+
+	if (!control)
+		return ESRCH;
+	owner = atomic_load(&control->owner);
+	do {
+		uint64_t word = owner & OWNER_MASK;
+
+		if (GENERATION(owner) != GENERATION(id) ||
+		    (word != OWNER_FREE && word != OWNER_FINISHED))
+			return refusal(id, owner);
+		if (word == OWNER_FREE && control->home)
+			return EPERM;
+	} while (!atomic_compare_exchange_weak(&control->owner, &owner,
+					       GENERATION(id) | OWNER_EMPTY));
+	slot_give(id);
+	return 0;
+}
+
+static int futex(_Atomic uint64_t *word, int operation, uint32_t value)
+{
+	/* The low half: x86-64 is little-endian. */
+	return (int)syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
+/* Gives back a fiber that the calling thread has left and saved. */
+static inline void release(struct control *control, uint32_t number)
+{
+	uint64_t owner = atomic_load_explicit(&control->owner, memory_order_relaxed);
+
+	/* Somebody else's own one may have been doomed meanwhile. */
+	if (__builtin_expect(!control->home || control->home == number, 1)) {
+		atomic_store_explicit(&control->owner, GENERATION(owner) | OWNER_FREE,
+				      memory_order_release);
+		return;
+	}
+	if (!(owner & OWNER_DOOMED) &&
+	    atomic_compare_exchange_strong(&control->owner, &owner, GENERATION(owner) | OWNER_FREE))
+		return;
+	slot_of(control)->state = FIBER_STATE_FINISHED;
+	atomic_store(&control->owner, GENERATION(owner) | OWNER_FINISHED);
+	futex(&control->owner, FUTEX_WAKE, INT_MAX);
+}
+
+/* The part of a switch on the other side, also a new fiber's first. */
+static inline void arrived(struct control *left)
+{
+	struct thread *self = thread_self();
+
+	release(left, self->number);
+	busy_end(self);
+}
+
+/* An area for XSAVE with nothing in it. */
+static void xsave_clear(void *area)
+{
+	struct {
+		uint16_t fcw;
+		uint16_t pad[11];
+		uint32_t mxcsr;
+	} *legacy = area;
+
+	memset(area, 0, xsave_size);
+	legacy->fcw = 0x37f;
+	legacy->mxcsr = 0x1f80;
+}
+
+static inline void xsave(void *area)
+{
+	__asm__ volatile("xsave64 (%0)" : : "r"(area), "a"((uint32_t)xsave_mask),
+			 "d"((uint32_t)(xsave_mask >> 32)) : "memory");
+}
+
+static inline void xrstor(void *area)
+{
+	__asm__ volatile("xrstor64 (%0)" : : "r"(area), "a"((uint32_t)xsave_mask),
+			 "d"((uint32_t)(xsave_mask >> 32)) : "memory");
+}
+
+static __attribute__((noinline)) void start_with_fpu(void)
+{
+	char memory[xsave_size + 63];
+	void *area = (void *)(((uintptr_t)memory + 63) & ~UINT64_C(63));
+
+	xsave_clear(area);
+	xrstor(area);
+}
+
+/* Called by switch_start. */
+void user_arrived(struct control *left)
+{
+	if (thread_self()->current->flags & FIBER_FPU)
+		start_with_fpu();
+	arrived(left);
+}
+
+/* The whole FPU state lies on the fiber's own stack meanwhile. */
+static __attribute__((noinline)) struct control *switch_with_fpu(struct control *from,
+								 struct control *to)
+{
+	char memory[xsave_size + 63];
+	void *area = (void *)(((uintptr_t)memory + 63) & ~UINT64_C(63));
+	struct control *left;
+
+	xsave_clear(area);
+	xsave(area);
+	left = switch_stacks(from, to);
+	xrstor(area);
+	return left;
+}
+
+/*
+ * Whether the caller is on its signal's alternate stack, whose frames the next
+ * signal would overwrite. The kernel is asked only where the stack is neither
+ * the fiber's nor the thread's.
+ */
+static bool on_alternate_stack(const struct thread *self)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+	stack_t alternate;
+
+	if (self->current == self->own ?
+	    here - self->stack_start < self->stack_end - self->stack_start :
+	    here - self->slot->stack_start < self->slot->stack_size)
+		return false;
+	return !syscall(SYS_sigaltstack, NULL, &alternate) && (alternate.ss_flags & SS_ONSTACK);
+}
+
+static __attribute__((noinline)) int switch_refuse(struct thread *self, struct control *to,
+						   fiber_id_t id, uint64_t owner)
+{
+	int err = refusal(id, owner);
+
+	if (err == EBUSY) {
+		__atomic_fetch_add(&slot_of(to)->failed, 1, __ATOMIC_RELAXED);
+		if (to == self->current)
+			err = EINVAL;
+	}
+	return err;
+}
+
+static int switch_nested(fiber_id_t id)
+{
+	struct control *to = control_find(id);
+
+	if (to)
+		__atomic_fetch_add(&slot_of(to)->failed, 1, __ATOMIC_RELAXED);
+	return EAGAIN;
+}
+
+/* Books the run that ends now, and makes the thread run `to`. */
+static inline void account(struct thread *self, struct control *to, fiber_id_t id)
+{
+	struct fiber_slot *from_slot = self->slot, *to_slot = slot_of(to);
+	uint64_t now = cycles(), run = now - self->since;
+
+	from_slot->run_time += run;
+	if (run > from_slot->longest_run)
+		from_slot->longest_run = run;
+	from_slot->last_switch = now;
+	from_slot->state = FIBER_STATE_SUSPENDED;
+	from_slot->area = 0;
+	to_slot->activations++;
+	to_slot->last_switch = now;
+	to_slot->state = FIBER_STATE_RUNNING;
+	to_slot->area = self->number;
+	areas[self->number].current = id;
+	self->since = now;
+	self->slot = to_slot;
+	self->current = to;
+	self->current_id = id;
+}
+
+static int local_switch_to(fiber_id_t id)
+{
+	uint64_t owner = GENERATION(id) | OWNER_FREE;
+	struct control *from, *to, *left;
+	struct thread *self;
+	int err = EPERM;
+
+	if (!busy_begin())
+		return switch_nested(id);
+	self = thread_self();
+	from = self->current;
+	if (!from)
+		goto refuse;
+	to = control_find(id);
+	err = ESRCH;
+	if (!to)
+		goto refuse;
+	err = EINVAL;
+	if (on_alternate_stack(self))
+		goto refuse;
+	if (!atomic_compare_exchange_strong_explicit(&to->owner, &owner,
+						     GENERATION(id) | self->number,
+						     memory_order_acquire, memory_order_relaxed)) {
+		err = switch_refuse(self, to, id, owner);
+		goto refuse;
+	}
+	self->slot->sp = (uintptr_t)__builtin_frame_address(0);
+	account(self, to, id);
+	if (__builtin_expect(from->flags & FIBER_FPU, 0))
+		left = switch_with_fpu(from, to);
+	else
+		left = switch_stacks(from, to);
+	arrived(left);
+	return 0;
+
+refuse:
+	busy_end(self);
+	return err;
+}
+
+/* One instruction: the fiber may move to another thread at any time, its id stays. */
+static int local_self(fiber_id_t *id)
+{
+	__asm__ volatile("movq thread@gottpoff(%%rip), %0\n\tmovq %%fs:%c1(%0), %0"
+			 : "=&r"(*id) : "i"(ID_OFFSET));
+	return *id ? 0 : EPERM;
+}
+
+/* Waits while another thread runs the own fiber. It may be called again. */
+static int local_retire(void)
+{
+	struct thread *self = thread_self();
+	struct control *own = self->own;
+	uint64_t owner;
+
+	if (!self->number)
+		return EPERM;
+	if (self->current == own)
+		return EINVAL;
+	if (!own)
+		return 0;
+	owner = atomic_load(&own->owner);
+	for (;;) {
+		uint64_t word = owner & OWNER_MASK;
+
+		if (word == OWNER_FINISHED)
+			break;
+		if (word == OWNER_FREE) {
+			if (atomic_compare_exchange_strong(&own->owner, &owner,
+							   GENERATION(owner) | OWNER_FINISHED))
+				break;
+		} else if (!(word & OWNER_DOOMED)) {
+			atomic_compare_exchange_strong(&own->owner, &owner, owner | OWNER_DOOMED);
+			owner = atomic_load(&own->owner);
+		} else {
+			futex(&own->owner, FUTEX_WAIT, (uint32_t)owner);
+			owner = atomic_load(&own->owner);
+		}
+	}
+	slot_of(own)->state = FIBER_STATE_FINISHED;
+	/* From now on anybody may delete it. */
+	self->own = NULL;
+	return 0;
+}
+
+/* Off the fiber's stack for good, and retired: the created fiber begins anew. */
+static void local_leave(void)
+{
+	struct thread *self = thread_self();
+	struct control *control = self->current;
+	struct fiber_slot *slot = self->slot;
+	uint64_t run;
+
+	if (!self->number)
+		return;
+	run = cycles() - self->since;
+	slot->run_time += run;
+	if (run > slot->longest_run)
+		slot->longest_run = run;
+	slot->area = 0;
+	if (control->home) {
+		slot->state = FIBER_STATE_FINISHED;
+		thread_clear(self);
+		atomic_store(&control->owner, GENERATION(slot->id) | OWNER_FINISHED);
+		futex(&control->owner, FUTEX_WAKE, INT_MAX);
+		return;
+	}
+	if (control->storage)
+		munmap(control->storage, sizeof(*control->storage));
+	control->storage = NULL;
+	control_begin(control);
+	slot->state = FIBER_STATE_NEW;
+	thread_clear(self);
+	release(control, 0);
+}
+
+/* In a forked child: what other threads ran is finished, and so are those threads' own. */
+static void local_keep(void)
+{
+	struct thread *self = thread_self();
+	uint32_t i;
+
+	for (i = 1; i < atomic_load(&slots_used); i++) {
+		struct control *control = &controls[i];
+		uint64_t owner = atomic_load(&control->owner), word = owner & OWNER_MASK;
+
+		if (word >= OWNER_FINISHED)
+			continue;
+		if (word == OWNER_FREE ? !control->home || control->home == self->number :
+					 (word & ~OWNER_DOOMED) == self->number)
+			continue;
+		atomic_store(&control->owner, GENERATION(owner) | OWNER_FINISHED);
+		slots[i].state = FIBER_STATE_FINISHED;
+		slots[i].area = 0;
+	}
+	for (i = 1; i < table->areas_used; i++)
+		if (i != self->number)
+			memset(&areas[i], 0, sizeof(areas[i]));
+	if (self->number)
+		areas[self->number].tid = (uint32_t)gettid();
+}
+
+static int local_set_name(fiber_id_t id, const char *name)
+{
+	struct control *control;
+	struct lock_state state;
+	char padded[FIBER_NAME_SIZE] = "";
+	int err = 0;
+
+	if (!id && local_self(&id))
+		return EPERM;
+	strncpy(padded, name, sizeof(padded) - 1);
+	/* The lock keeps it from being deleted. */
+	lock_take(&state);
+	control = control_find(id);
+	if (!control || refusal(id, atomic_load(&control->owner)) == ESRCH)
+		err = ESRCH;
+	else
+		memcpy(slot_of(control)->name, padded, sizeof(padded));
+	lock_drop(&state);
+	return err;
+}
+
+/* The calling fiber's; it cannot go away meanwhile. NULL: the caller is no fiber. */
+static struct control *control_self(void)
+{
+	fiber_id_t id;
+
+	return local_self(&id) ? NULL : &controls[id & SLOT_MASK];
+}
+
+static int local_fls_alloc(uint64_t *index)
+{
+	struct control *control = control_self();
+	unsigned int i;
+
+	if (!control)
+		return EPERM;
+	if (!control->storage) {
+		control->storage = map(sizeof(*control->storage));
+		if (!control->storage)
+			return ENOMEM;
+	}
+	for (i = 0; i < FIBER_FLS_MAX / 64; i++) {
+		uint64_t *used = &control->storage->used[i];
+		unsigned int bit;
+
+		if (!~*used)
+			continue;
+		bit = (unsigned int)__builtin_ctzll(~*used);
+		*used |= UINT64_C(1) << bit;
+		*index = i * 64 + bit;
+		control->storage->values[*index] = 0;
+		return 0;
+	}
+	return EAGAIN;
+}
+
+/* The place of an allocated position of the calling fiber. */
+static int storage_find(uint64_t index, struct storage **storage)
+{
+	struct control *control = control_self();
+
+	if (!control)
+		return EPERM;
+	*storage = control->storage;
+	if (!*storage || index >= FIBER_FLS_MAX ||
+	    !((*storage)->used[index / 64] >> (index % 64) & 1))
+		return EINVAL;
+	return 0;
+}
+
+static int local_fls_free(uint64_t index)
+{
+	struct storage *storage;
+	int err = storage_find(index, &storage);
+
+	if (!err)
+		storage->used[index / 64] &= ~(UINT64_C(1) << (index % 64));
+	return err;
+}
+
+static int local_fls_set(uint64_t index, uint64_t value)
+{
+	struct storage *storage;
+	int err = storage_find(index, &storage);
+
+	if (!err)
+		storage->values[index] = value;
+	return err;
+}
+
+static int local_fls_get(uint64_t index, uint64_t *value)
+{
+	struct storage *storage;
+	int err = storage_find(index, &storage);
+
+	if (!err)
+		*value = storage->values[index];
+	return err;
+}
+
+const struct engine engine_local = {
+	.name = "local",
+	.open = local_open,
+	.keep = local_keep,
+	.convert = local_convert,
+	.revert = local_revert,
+	.create = local_create,
+	.delete = local_delete,
+	.retire = local_retire,
+	.leave = local_leave,
+	.set_name = local_set_name,
+	.switch_to = local_switch_to,
+	.self = local_self,
+	.fls_alloc = local_fls_alloc,
+	.fls_free = local_fls_free,
+	.fls_set = local_fls_set,
+	.fls_get = local_fls_get,
+};
