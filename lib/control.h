@@ -41,7 +41,8 @@ struct control {
 	void *sp;
 	/* The thread that it is; 0: it was created. */
 	uint32_t home;
-	uint32_t flags;
+	/* While no fiber has the slot: the next free one. */
+	uint32_t next_free;
 	/* Of a created one, to begin anew; constant. */
 	void (*entry)(void *);
 	void *arg;
@@ -49,9 +50,7 @@ struct control {
 	void **top;
 	/* Local storage by position (user.c), NULL until the first. */
 	struct storage *storage;
-	/* While no fiber has the slot: the next free one. */
-	uint32_t next_free;
-	uint32_t pad;
+	uint64_t pad;
 };
 
 _Static_assert(sizeof(struct control) == 64, "one cache line");

@@ -54,6 +54,7 @@ struct engine {
 	 */
 	void (*leave)(void);
 	int (*set_name)(fiber_id_t id, const char *name);
+	int (*get_stat)(fiber_id_t id, struct fiber_stat *stat);
 
 	/* Async-signal-safe. */
 	int (*switch_to)(fiber_id_t id);

@@ -311,6 +311,23 @@ int fiber_set_name(fiber_id_t id, const char *name)
 	return engine->set_name(id, name);
 }
 
+int fiber_get_stat(fiber_id_t id, struct fiber_stat *stat)
+{
+	const struct engine *engine = engine_current();
+	int err;
+
+	if (!stat)
+		return EINVAL;
+	if (!engine)
+		return id ? ESRCH : EPERM;
+	if (!id) {
+		err = engine->self(&id);
+		if (err)
+			return err;
+	}
+	return engine->get_stat(id, stat);
+}
+
 int fiber_fls_alloc(uint64_t *index)
 {
 	const struct engine *engine = engine_current();

@@ -5,6 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -101,6 +103,98 @@ static int kernel_set_name(fiber_id_t id, const char *name)
 	return request_struct(FIBER_IOC_SET_NAME, &argument);
 }
 
+/* Opens /proc/PID/fiber/ID, or /proc/fiber/PID where the module uses that, at the fiber's block. */
+static FILE *stat_open(fiber_id_t id)
+{
+	char path[64], line[FIBER_NAME_SIZE * 4 + 64], head[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/fiber/%llu", (unsigned long long)id);
+	file = fopen(path, "re");
+	if (file)
+		return file;
+	snprintf(path, sizeof(path), "/proc/fiber/%d", getpid());
+	file = fopen(path, "re");
+	if (!file)
+		return NULL;
+	snprintf(head, sizeof(head), "Fiber: %llu\n", (unsigned long long)id);
+	while (fgets(line, sizeof(line), file))
+		if (!strcmp(line, head))
+			return file;
+	fclose(file);
+	return NULL;
+}
+
+/* A name as /proc writes it: `\ooo` for what would disturb. */
+static void unescape(char *name, const char *text)
+{
+	size_t length = 0;
+
+	while (*text && length < FIBER_NAME_MAX) {
+		if (text[0] == '\\' && text[1] && text[2] && text[3]) {
+			name[length++] = (char)((text[1] - '0') << 6 | (text[2] - '0') << 3 |
+						(text[3] - '0'));
+			text += 4;
+		} else {
+			name[length++] = *text++;
+		}
+	}
+	name[length] = '\0';
+}
+
+static void stat_line(struct fiber_stat *stat, const char *key, const char *value)
+{
+	static const char *const states[] = { "new", "running", "suspended", "finished" };
+	uint64_t number = strtoull(value, NULL, 0);
+	unsigned int i;
+
+	if (!strcmp(key, "Number of activations"))
+		stat->activations = number;
+	else if (!strcmp(key, "Number of failed activations"))
+		stat->failed_activations = number;
+	else if (!strcmp(key, "Name"))
+		unescape(stat->name, value);
+	else if (!strcmp(key, "Thread id"))
+		stat->thread = (uint32_t)number;
+	else if (!strcmp(key, "CPU time ns"))
+		stat->cpu_time = number;
+	else if (!strcmp(key, "Longest run ns"))
+		stat->longest_run = number;
+	else if (!strcmp(key, "Stack start"))
+		stat->stack_start = number;
+	else if (!strcmp(key, "Stack size"))
+		stat->stack_size = number;
+	else if (!strcmp(key, "State"))
+		for (i = 0; i < 4; i++)
+			if (!strcmp(value, states[i]))
+				stat->state = (enum fiber_state)i;
+}
+
+static int kernel_get_stat(fiber_id_t id, struct fiber_stat *stat)
+{
+	char line[FIBER_NAME_SIZE * 4 + 64];
+	int saved_errno = errno, err = ESRCH;
+	FILE *file = stat_open(id);
+
+	while (file && fgets(line, sizeof(line), file) && *line != '\n') {
+		char *value = strstr(line, ": ");
+
+		if (err) {
+			*stat = (struct fiber_stat) { .id = id, .run_time = FIBER_TIME_UNKNOWN };
+			err = 0;
+		}
+		line[strcspn(line, "\n")] = '\0';
+		if (!value)
+			continue;
+		*value = '\0';
+		stat_line(stat, line, value + 2);
+	}
+	if (file)
+		fclose(file);
+	errno = saved_errno;
+	return err;
+}
+
 static int kernel_switch_to(fiber_id_t id)
 {
 	return request(FIBER_IOC_SWITCH, id);
@@ -148,6 +242,7 @@ const struct engine engine_kernel = {
 	.delete = kernel_delete,
 	.retire = kernel_retire,
 	.set_name = kernel_set_name,
+	.get_stat = kernel_get_stat,
 	.switch_to = kernel_switch_to,
 	.self = kernel_self,
 	.fls_alloc = kernel_fls_alloc,

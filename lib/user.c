@@ -11,7 +11,6 @@
  * Over switch_stacks() the thread changes all the same: nothing thread-local is
  * kept in a register there, thread_self() is asked anew.
  */
-#include <cpuid.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -43,6 +42,9 @@
 
 _Static_assert(offsetof(struct control, sp) == CONTROL_SP, "switch_x86_64.S knows it");
 _Static_assert(sizeof(struct fiber_slot) == 192, "three cache lines");
+_Static_assert(FIBER_STATE_NEW == FIBER_NEW && FIBER_STATE_RUNNING == FIBER_RUNNING &&
+	       FIBER_STATE_SUSPENDED == FIBER_SUSPENDED && FIBER_STATE_FINISHED == FIBER_FINISHED,
+	       "states go through as they are");
 _Static_assert(AREAS < OWNER_THREADS, "threads fit an owner word");
 
 /* Changed by its own thread only; `busy` also by its signal handlers. */
@@ -83,10 +85,6 @@ static struct fiber_area *areas;
 static _Atomic uint32_t slots_used = 1;
 static uint32_t free_slots;
 static uint64_t generation;
-
-/* XSAVE's: which components travel, and how large they are. */
-static uint64_t xsave_mask;
-static size_t xsave_size;
 
 /* Asked anew each time: a compiler may keep the address of a thread-local over a switch. */
 static inline struct thread *thread_self(void)
@@ -152,19 +150,6 @@ static void clock_measure(__u64 *mult, __u32 *shift)
 	*mult = (ns << *shift) / (last - first);
 }
 
-static void xsave_measure(void)
-{
-	unsigned int eax, ebx, ecx, edx, low, high;
-
-	if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE))
-		return;
-	__asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-	/* Not PKRU, which is the thread's, and not AMX tiles, as with engine `kernel`. */
-	xsave_mask = ((uint64_t)high << 32 | low) & ~(UINT64_C(1) << 9 | UINT64_C(3) << 17);
-	__cpuid_count(0xd, 0, eax, ebx, ecx, edx);
-	xsave_size = ebx;
-}
-
 static int local_open(void)
 {
 	size_t slots_offset = 4096;
@@ -173,7 +158,6 @@ static int local_open(void)
 
 	if (controls)
 		return 0;
-	xsave_measure();
 	controls = map((size_t)SLOTS * sizeof(struct control));
 	if (!controls)
 		return ENOMEM;
@@ -288,6 +272,8 @@ static int local_convert(unsigned int flags, fiber_id_t *id)
 	struct control *control;
 	int err;
 
+	/* Of the FPU a call keeps the control words only, and those travel always. */
+	(void)flags;
 	if (self->number)
 		return EEXIST;
 	err = area_take(&self->number);
@@ -304,7 +290,6 @@ static int local_convert(unsigned int flags, fiber_id_t *id)
 	*control = (struct control) {
 		.owner = GENERATION(*id) | self->number,
 		.home = self->number,
-		.flags = flags,
 	};
 	slot_show(*id, FIBER_STATE_RUNNING, self->number, "");
 	self->current = self->own = control;
@@ -367,7 +352,6 @@ static int local_create(const struct engine_fiber *order, fiber_id_t *id)
 		return err;
 	control = &controls[*id & SLOT_MASK];
 	control->home = 0;
-	control->flags = order->flags;
 	control->entry = (void (*)(void *))order->entry;
 	control->arg = (void *)order->arg;
 	control->top = (void **)(order->stack_start + order->stack_size) - 1;
@@ -456,62 +440,10 @@ static inline void arrived(struct control *left)
 	busy_end(self);
 }
 
-/* An area for XSAVE with nothing in it. */
-static void xsave_clear(void *area)
-{
-	struct {
-		uint16_t fcw;
-		uint16_t pad[11];
-		uint32_t mxcsr;
-	} *legacy = area;
-
-	memset(area, 0, xsave_size);
-	legacy->fcw = 0x37f;
-	legacy->mxcsr = 0x1f80;
-}
-
-static inline void xsave(void *area)
-{
-	__asm__ volatile("xsave64 (%0)" : : "r"(area), "a"((uint32_t)xsave_mask),
-			 "d"((uint32_t)(xsave_mask >> 32)) : "memory");
-}
-
-static inline void xrstor(void *area)
-{
-	__asm__ volatile("xrstor64 (%0)" : : "r"(area), "a"((uint32_t)xsave_mask),
-			 "d"((uint32_t)(xsave_mask >> 32)) : "memory");
-}
-
-static __attribute__((noinline)) void start_with_fpu(void)
-{
-	char memory[xsave_size + 63];
-	void *area = (void *)(((uintptr_t)memory + 63) & ~UINT64_C(63));
-
-	xsave_clear(area);
-	xrstor(area);
-}
-
 /* Called by switch_start. */
 void user_arrived(struct control *left)
 {
-	if (thread_self()->current->flags & FIBER_FPU)
-		start_with_fpu();
 	arrived(left);
-}
-
-/* The whole FPU state lies on the fiber's own stack meanwhile. */
-static __attribute__((noinline)) struct control *switch_with_fpu(struct control *from,
-								 struct control *to)
-{
-	char memory[xsave_size + 63];
-	void *area = (void *)(((uintptr_t)memory + 63) & ~UINT64_C(63));
-	struct control *left;
-
-	xsave_clear(area);
-	xsave(area);
-	left = switch_stacks(from, to);
-	xrstor(area);
-	return left;
 }
 
 /*
@@ -604,10 +536,7 @@ static int local_switch_to(fiber_id_t id)
 	}
 	self->slot->sp = (uintptr_t)__builtin_frame_address(0);
 	account(self, to, id);
-	if (__builtin_expect(from->flags & FIBER_FPU, 0))
-		left = switch_with_fpu(from, to);
-	else
-		left = switch_stacks(from, to);
+	left = switch_stacks(from, to);
 	arrived(left);
 	return 0;
 
@@ -619,9 +548,14 @@ refuse:
 /* One instruction: the fiber may move to another thread at any time, its id stays. */
 static int local_self(fiber_id_t *id)
 {
+	fiber_id_t self;
+
 	__asm__ volatile("movq thread@gottpoff(%%rip), %0\n\tmovq %%fs:%c1(%0), %0"
-			 : "=&r"(*id) : "i"(ID_OFFSET));
-	return *id ? 0 : EPERM;
+			 : "=&r"(self) : "i"(ID_OFFSET));
+	if (!self)
+		return EPERM;
+	*id = self;
+	return 0;
 }
 
 /* Waits while another thread runs the own fiber. It may be called again. */
@@ -739,6 +673,46 @@ static int local_set_name(fiber_id_t id, const char *name)
 	return err;
 }
 
+static uint64_t nanoseconds(uint64_t count)
+{
+	return (uint64_t)((unsigned __int128)count * table->mult >> table->shift);
+}
+
+static int local_get_stat(fiber_id_t id, struct fiber_stat *stat)
+{
+	struct control *control;
+	struct lock_state state;
+	int err = 0;
+
+	/* The lock keeps it from being deleted. */
+	lock_take(&state);
+	control = control_find(id);
+	if (!control || refusal(id, atomic_load(&control->owner)) == ESRCH) {
+		err = ESRCH;
+	} else {
+		const struct fiber_slot slot = *slot_of(control);
+		uint64_t now = cycles(), run = 0;
+
+		if (slot.state == FIBER_STATE_RUNNING && now > slot.last_switch)
+			run = now - slot.last_switch;
+		*stat = (struct fiber_stat) {
+			.id = id,
+			.state = (enum fiber_state)slot.state,
+			.thread = slot.area ? areas[slot.area].tid : 0,
+			.activations = slot.activations,
+			.failed_activations = slot.failed,
+			.cpu_time = FIBER_TIME_UNKNOWN,
+			.run_time = nanoseconds(slot.run_time + run),
+			.longest_run = nanoseconds(run > slot.longest_run ? run : slot.longest_run),
+			.stack_start = slot.stack_start,
+			.stack_size = slot.stack_size,
+		};
+		memcpy(stat->name, slot.name, sizeof(stat->name));
+	}
+	lock_drop(&state);
+	return err;
+}
+
 /* The calling fiber's; it cannot go away meanwhile. NULL: the caller is no fiber. */
 static struct control *control_self(void)
 {
@@ -829,6 +803,7 @@ const struct engine engine_local = {
 	.retire = local_retire,
 	.leave = local_leave,
 	.set_name = local_set_name,
+	.get_stat = local_get_stat,
 	.switch_to = local_switch_to,
 	.self = local_self,
 	.fls_alloc = local_fls_alloc,

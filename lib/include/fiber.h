@@ -44,7 +44,11 @@ typedef uint32_t fiber_key_t;
 #define FIBER_NAME_MAX 63	/* bytes, without the terminating zero */
 #define FIBER_KEYS_MAX 1024
 
-/* The whole FPU, SSE and AVX state belongs to the fiber (FIBER_FLAG_FLOAT_SWITCH). */
+/*
+ * The whole FPU, SSE and AVX state belongs to the fiber (FIBER_FLAG_FLOAT_SWITCH).
+ * Nothing with engine "local": a call loses all of it but the control words, and
+ * those always travel.
+ */
 #define FIBER_FPU (1u << 0)
 
 struct fiber_attr {
@@ -54,7 +58,8 @@ struct fiber_attr {
 };
 
 /*
- * Chooses the engine: "kernel" or "auto". Before anything else has been called
+ * Chooses the engine: "kernel" (the module switches), "local" (user mode
+ * switches, no module needed), or "auto", which takes the first that works. Before anything else has been called
  * (EBUSY otherwise); EINVAL: no such engine. Without it the environment
  * variable KFIBER_ENGINE decides, else "auto".
  */
@@ -92,7 +97,13 @@ int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct f
  * Leaves the calling fiber and runs `id` on this thread. Returns 0 when somebody
  * switches back. EPERM: the caller is no fiber. ESRCH: no such fiber. EBUSY: it is
  * running. EINVAL: the calling fiber itself, or the caller is on its signal's
- * alternate stack. EOWNERDEAD: it was a thread that has ended.
+ * alternate stack. EOWNERDEAD: it was a thread that has ended. EAGAIN: a signal
+ * handler that interrupted a switch, with engine "local".
+ *
+ * The signal mask belongs to the fiber with engine "kernel" and to the thread with
+ * "local". A thread that ends by the exit system call leaves its fiber EBUSY there.
+ * The child of a fork() keeps what was suspended there, and what forked; what
+ * other threads ran is EOWNERDEAD. With "kernel" the child has no fibers.
  */
 int fiber_switch(fiber_id_t id);
 
@@ -105,6 +116,32 @@ int fiber_delete(fiber_id_t id);
 
 /* The calling fiber. EPERM: the caller is none. */
 int fiber_self(fiber_id_t *id);
+
+enum fiber_state {
+	FIBER_NEW,
+	FIBER_RUNNING,
+	FIBER_SUSPENDED,
+	FIBER_FINISHED,		/* a thread's own fiber whose thread has ended */
+};
+
+#define FIBER_TIME_UNKNOWN UINT64_MAX
+
+struct fiber_stat {
+	fiber_id_t id;
+	enum fiber_state state;
+	uint32_t thread;		/* pid of the thread that runs it, else 0 */
+	uint64_t activations;
+	uint64_t failed_activations;
+	uint64_t cpu_time;		/* ns; FIBER_TIME_UNKNOWN with engine "local" */
+	uint64_t run_time;		/* ns on a thread, waiting included; FIBER_TIME_UNKNOWN with "kernel" */
+	uint64_t longest_run;		/* ns, of whichever of them is known */
+	uintptr_t stack_start;		/* lowest address; 0 for a thread's own */
+	size_t stack_size;		/* bytes */
+	char name[FIBER_NAME_MAX + 1];
+};
+
+/* What is to be seen of a fiber now, 0 being the calling one. EINVAL: no `stat`. ESRCH, EPERM. */
+int fiber_get_stat(fiber_id_t id, struct fiber_stat *stat);
 
 /* The argument that the calling fiber was created with; NULL for a thread's own. */
 void *fiber_data(void);

@@ -99,32 +99,24 @@ int in_child(void (*run)(void))
 	return status;
 }
 
-void proc_line(fiber_id_t id, const char *key, char *value, size_t size)
+void only_on(const char *engine, const char *reason)
 {
-	char path[64], line[256];
-	FILE *file;
+	const char *ours = fiber_engine();
 
-	snprintf(path, sizeof(path), "/proc/self/fiber/%llu", (unsigned long long)id);
-	file = fopen(path, "re");
-	CHECK(file);
-	while (fgets(line, sizeof(line), file)) {
-		line[strcspn(line, "\n")] = 0;
-		if (!strncmp(line, key, strlen(key)) && !strncmp(line + strlen(key), ": ", 2)) {
-			snprintf(value, size, "%s", line + strlen(key) + 2);
-			fclose(file);
-			return;
-		}
+	CHECK(ours);
+	if (strcmp(ours, engine)) {
+		printf("not with engine %s: %s\n", ours, reason);
+		fflush(stdout);
+		_exit(77);
 	}
-	dprintf(STDERR_FILENO, "%s has no line %s\n", path, key);
-	_exit(1);
 }
 
-uint64_t proc_number(fiber_id_t id, const char *key)
+struct fiber_stat stat_of(fiber_id_t id)
 {
-	char value[256];
+	struct fiber_stat stat;
 
-	proc_line(id, key, value, sizeof(value));
-	return strtoull(value, NULL, 0);
+	CHECK_OK(fiber_get_stat(id, &stat));
+	return stat;
 }
 
 static int when_free(int (*call)(fiber_id_t), fiber_id_t id)

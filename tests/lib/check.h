@@ -73,9 +73,11 @@ void sleep_ms(unsigned int ms);
 /* Runs `run` in a forked child and gives its wait status. */
 int in_child(void (*run)(void));
 
-/* What follows "key: " in /proc/self/fiber/ID, as it is and as a number. */
-void proc_line(fiber_id_t id, const char *key, char *value, size_t size);
-uint64_t proc_number(fiber_id_t id, const char *key);
+/* Skips the test with other engines than this one. */
+void only_on(const char *engine, const char *reason);
+
+/* What fiber_get_stat() says, which must not fail. */
+struct fiber_stat stat_of(fiber_id_t id);
 
 /* A thread that has been joined may still be on its way out of the kernel. */
 int switch_when_free(fiber_id_t id);

@@ -93,7 +93,7 @@ static void ends_by(enum way how)
 		/* The fiber of the worker before is on its way to be free. */
 		thread_join(thread_start(enters, NULL));
 		CHECK(starts == i);
-		while (proc_number(created, "Thread id"))
+		while (stat_of(created).thread)
 			sleep_ms(1);
 		CHECK_ERR(fiber_switch(root), EOWNERDEAD);
 		CHECK_OK(fiber_delete(root));
@@ -142,6 +142,7 @@ static void raw_body(void *arg)
 
 TEST(by_the_exit_system_call)
 {
+	only_on("kernel", "nobody notices the end of such a thread");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, raw_body, NULL, NULL));
 	thread_join(thread_start(enters, NULL));
@@ -171,6 +172,7 @@ TEST(the_fiber_begins_again_with_its_creators_mask)
 {
 	sigset_t mask, before;
 
+	only_on("kernel", "signal masks are the threads'");
 	CHECK_OK(fiber_convert(0, &home));
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGUSR1);

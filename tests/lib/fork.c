@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fork(): the child has no fibers until it converts, and the parent never notices.
+ * fork(): with engine `kernel` the child has no fibers until it converts, with
+ * the others it has those that were suspended and the one that forked. The
+ * parent never notices.
  */
 #include <sys/wait.h>
 #include <unistd.h>
@@ -54,6 +56,7 @@ TEST(the_child_has_no_fibers)
 {
 	int status;
 
+	only_on("kernel", "the child keeps its fibers");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
 	CHECK_OK(fiber_switch(created));
@@ -75,6 +78,7 @@ TEST(from_inside_a_created_fiber)
 {
 	fiber_id_t forker;
 
+	only_on("kernel", "the child keeps its fibers");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
 	CHECK_OK(fiber_create(&forker, forks, NULL, NULL));
@@ -100,6 +104,7 @@ TEST(the_child_returns_from_the_fibers_function)
 	fiber_id_t forker;
 	int status;
 
+	only_on("kernel", "the child keeps its fibers");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&forker, forks_and_returns, NULL, NULL));
 	CHECK_OK(fiber_switch(forker));
@@ -121,9 +126,122 @@ TEST(grandchildren)
 {
 	int status;
 
+	only_on("kernel", "the child keeps its fibers");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
 	status = in_child(grandchild);
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	parent_is_whole(0);
+}
+
+static void goes_on(void)
+{
+	int before = visits;
+	fiber_id_t id, new;
+
+	CHECK_OK(fiber_self(&id));
+	home = id;
+	CHECK_OK(fiber_switch(created));
+	CHECK(visits == before + 1);
+	CHECK_OK(fiber_create(&new, visited, NULL, NULL));
+	CHECK_OK(fiber_switch(new));
+	CHECK(visits == before + 2);
+	CHECK_OK(fiber_delete(new));
+	CHECK_OK(fiber_delete(created));
+	CHECK_ERR(fiber_switch(created), ESRCH);
+}
+
+TEST(the_child_keeps_suspended_fibers)
+{
+	int status;
+
+	only_on("local", "the child has no fibers");
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
+	CHECK_OK(fiber_switch(created));
+	status = in_child(goes_on);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	parent_is_whole(1);
+}
+
+static void forks_and_goes_on(void *arg)
+{
+	(void)arg;
+	/* Home is suspended here, and in the child too. */
+	child_status = in_child(goes_on);
+	CHECK_OK(fiber_switch(home));
+}
+
+TEST(the_child_keeps_the_fiber_that_forked)
+{
+	fiber_id_t forker;
+
+	only_on("local", "the child has no fibers");
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
+	CHECK_OK(fiber_create(&forker, forks_and_goes_on, NULL, NULL));
+	CHECK_OK(fiber_switch(forker));
+	CHECK(WIFEXITED(child_status) && WEXITSTATUS(child_status) == 0);
+	parent_is_whole(0);
+}
+
+#define FORKS 100
+
+static volatile int stop;
+static fiber_id_t others[2], busy_home[2];
+
+static void turns_back(void *arg)
+{
+	for (;;)
+		CHECK_OK(fiber_switch(*(fiber_id_t *)arg));
+}
+
+static void *switches(void *arg)
+{
+	int me = (int)(intptr_t)arg;
+
+	CHECK_OK(fiber_convert(0, &busy_home[me]));
+	CHECK_OK(fiber_create(&others[me], turns_back, &busy_home[me], NULL));
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+		CHECK_OK(fiber_switch(others[me]));
+	return NULL;
+}
+
+static void looks_at_the_others(void)
+{
+	int i, err;
+
+	for (i = 0; i < 2; i++) {
+		/* A thread's own one cannot be there without it. */
+		if (busy_home[i]) {
+			err = fiber_switch(busy_home[i]);
+			CHECK(err == EOWNERDEAD || err == ESRCH);
+		}
+		if (others[i]) {
+			err = fiber_delete(others[i]);
+			CHECK(err == 0 || err == ESRCH);
+		}
+	}
+	CHECK_OK(fiber_switch(created));
+}
+
+/* The parent's threads are in the middle of switches. */
+TEST(forks_while_threads_switch)
+{
+	pthread_t threads[2];
+	int i, status;
+
+	only_on("local", "the child has no fibers");
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
+	for (i = 0; i < 2; i++)
+		threads[i] = thread_start(switches, (void *)(intptr_t)i);
+	for (i = 0; i < FORKS; i++) {
+		status = in_child(looks_at_the_others);
+		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	}
+	__atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < 2; i++)
+		thread_join(threads[i]);
 	parent_is_whole(0);
 }

@@ -6,6 +6,7 @@
  */
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,11 +255,11 @@ TEST(a_running_fiber_is_busy)
 	CHECK_OK(fiber_create(&other, stays, NULL, NULL));
 	thread = thread_start(enters_other, NULL);
 	wait_for(&entered);
-	failed = proc_number(other, "Number of failed activations");
+	failed = stat_of(other).failed_activations;
 	CHECK_ERR(fiber_switch(other), EBUSY);
 	CHECK_ERR(fiber_switch(other), EBUSY);
 	CHECK_ERR(fiber_delete(other), EBUSY);
-	CHECK(proc_number(other, "Number of failed activations") == failed + 2);
+	CHECK(stat_of(other).failed_activations == failed + 2);
 	/* It is parked there, but it is the living thread's own. */
 	CHECK_ERR(fiber_delete(home), EPERM);
 	__atomic_store_n(&leave, 1, __ATOMIC_SEQ_CST);
@@ -269,36 +270,69 @@ TEST(a_running_fiber_is_busy)
 TEST(names)
 {
 	struct fiber_attr attr = { .name = "born with it" };
-	char name[FIBER_NAME_MAX + 2], value[256];
+	char name[FIBER_NAME_MAX + 2];
 	fiber_id_t id, self;
 
 	CHECK_OK(fiber_convert(0, &self));
 	CHECK_OK(fiber_create(&id, nothing, NULL, &attr));
-	proc_line(id, "Name", value, sizeof(value));
-	CHECK(!strcmp(value, "born with it"));
+	CHECK(!strcmp(stat_of(id).name, "born with it"));
 	memset(name, 'n', sizeof(name));
 	name[FIBER_NAME_MAX + 1] = 0;
 	CHECK_ERR(fiber_set_name(id, name), EINVAL);
 	CHECK_ERR(fiber_set_name(id, NULL), EINVAL);
 	name[FIBER_NAME_MAX] = 0;
 	CHECK_OK(fiber_set_name(id, name));
-	proc_line(id, "Name", value, sizeof(value));
-	CHECK(!strcmp(value, name));
+	CHECK(!strcmp(stat_of(id).name, name));
 	CHECK_OK(fiber_set_name(0, "self"));
-	proc_line(self, "Name", value, sizeof(value));
-	CHECK(!strcmp(value, "self"));
+	CHECK(!strcmp(stat_of(self).name, "self"));
 	CHECK_OK(fiber_set_name(0, ""));
-	proc_line(self, "Name", value, sizeof(value));
-	CHECK(!strcmp(value, ""));
+	CHECK(!strcmp(stat_of(self).name, ""));
 }
 
 TEST(proc_shows_the_users_function)
 {
+	char path[64], line[256], wanted[64];
+	bool found = false;
 	fiber_id_t id;
+	FILE *file;
 
+	only_on("kernel", "/proc/PID/fiber is the module's");
 	CHECK_OK(fiber_convert(0, NULL));
 	CHECK_OK(fiber_create(&id, turns, &count, NULL));
-	CHECK(proc_number(id, "Initial entry point") == (uintptr_t)turns);
+	snprintf(path, sizeof(path), "/proc/self/fiber/%llu", (unsigned long long)id);
+	snprintf(wanted, sizeof(wanted), "Initial entry point: 0x%016llx\n",
+		 (unsigned long long)(uintptr_t)turns);
+	file = fopen(path, "re");
+	CHECK(file);
+	while (fgets(line, sizeof(line), file))
+		found |= !strcmp(line, wanted);
+	fclose(file);
+	CHECK(found);
+}
+
+TEST(stat_of_fibers)
+{
+	fiber_id_t self, id;
+	struct fiber_stat stat;
+
+	CHECK_OK(fiber_convert(0, &self));
+	CHECK_OK(fiber_create(&id, turns, &count, NULL));
+	CHECK_ERR(fiber_get_stat(id, NULL), EINVAL);
+	CHECK_ERR(fiber_get_stat(id + 1, &stat), ESRCH);
+	stat = stat_of(id);
+	CHECK(stat.id == id && stat.state == FIBER_NEW && !stat.thread);
+	CHECK(!stat.activations && stat.stack_start && stat.stack_size >= 1 << 20);
+	home = self;
+	CHECK_OK(fiber_switch(id));
+	stat = stat_of(id);
+	CHECK(stat.state == FIBER_SUSPENDED && stat.activations == 1);
+	CHECK((stat.cpu_time == FIBER_TIME_UNKNOWN) != (stat.run_time == FIBER_TIME_UNKNOWN));
+	CHECK(stat.longest_run > 0);
+	stat = stat_of(0);
+	CHECK(stat.id == self && stat.state == FIBER_RUNNING && stat.thread == (uint32_t)getpid());
+	CHECK(stat.activations == 1);
+	CHECK_OK(fiber_delete(id));
+	CHECK_ERR(fiber_get_stat(id, &stat), ESRCH);
 }
 
 TEST(engine_choice)
@@ -306,16 +340,24 @@ TEST(engine_choice)
 	CHECK_ERR(fiber_set_engine("nonsense"), EINVAL);
 	CHECK_ERR(fiber_set_engine(NULL), EINVAL);
 	CHECK_OK(fiber_set_engine("auto"));
-	CHECK_OK(fiber_set_engine("kernel"));
-	CHECK(fiber_engine() && !strcmp(fiber_engine(), "kernel"));
-	CHECK_ERR(fiber_set_engine("kernel"), EBUSY);
+	CHECK_OK(fiber_set_engine("local"));
+	CHECK(fiber_engine() && !strcmp(fiber_engine(), "local"));
+	CHECK_ERR(fiber_set_engine("local"), EBUSY);
 }
 
 TEST(engine_from_the_environment)
 {
-	setenv("KFIBER_ENGINE", "kernel", 1);
+	setenv("KFIBER_ENGINE", "local", 1);
 	CHECK_OK(fiber_convert(0, NULL));
-	CHECK(fiber_engine() && !strcmp(fiber_engine(), "kernel"));
+	CHECK(fiber_engine() && !strcmp(fiber_engine(), "local"));
+}
+
+/* The module where it is, else none is needed. */
+TEST(automatic_engine)
+{
+	setenv("KFIBER_ENGINE", "auto", 1);
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK(!strcmp(fiber_engine(), access("/dev/fiber", F_OK) ? "local" : "kernel"));
 }
 
 TEST(the_descriptor_is_closed_on_exec)
@@ -324,6 +366,7 @@ TEST(the_descriptor_is_closed_on_exec)
 	int fd, found = 0;
 	ssize_t length;
 
+	only_on("kernel", "it has no descriptor");
 	CHECK_OK(fiber_convert(0, NULL));
 	for (fd = 0; fd < 64; fd++) {
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);

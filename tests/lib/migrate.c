@@ -147,8 +147,8 @@ TEST(one_of_many_rivals_wins)
 	for (i = 0; i < RIVALS; i++)
 		thread_join(thread[i]);
 	CHECK(entries == RIVALS * WINS);
-	CHECK(proc_number(prize, "Number of activations") == RIVALS * WINS);
-	CHECK(proc_number(prize, "Number of failed activations") == busy);
+	CHECK(stat_of(prize).activations == RIVALS * WINS);
+	CHECK(stat_of(prize).failed_activations == busy);
 }
 
 #define MAKERS 4

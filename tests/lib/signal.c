@@ -51,6 +51,7 @@ TEST(each_fiber_has_its_mask)
 	fiber_id_t id[8];
 	int i;
 
+	only_on("kernel", "signal masks are the threads'");
 	CHECK_OK(fiber_convert(0, &home));
 	set_blocked(SIGWINCH, SIG_BLOCK);
 	for (i = 0; i < 8; i++)
@@ -88,6 +89,7 @@ TEST(a_pending_signal_waits_for_a_fiber_that_takes_it)
 	fiber_id_t id;
 
 	sigaction(SIGUSR1, &action, NULL);
+	only_on("kernel", "signal masks are the threads'");
 	CHECK_OK(fiber_convert(0, &home));
 	set_blocked(SIGUSR1, SIG_BLOCK);
 	CHECK_OK(fiber_create(&id, unblocks_usr1, NULL, NULL));
@@ -153,6 +155,7 @@ TEST(a_handler_switches)
 
 	goal = 60;
 	sigaction(SIGALRM, &action, NULL);
+	only_on("kernel", "signal masks are the threads'");
 	CHECK_OK(fiber_convert(0, &home));
 	for (i = 0; i < SPINNERS; i++)
 		CHECK_OK(fiber_create(&ring[i], spins_for_ever, (void *)(intptr_t)i, NULL));
@@ -164,6 +167,55 @@ TEST(a_handler_switches)
 	memset(&timer, 0, sizeof(timer));
 	setitimer(ITIMER_REAL, &timer, NULL);
 	CHECK(alarms > goal);
+	for (i = 0; i < SPINNERS; i++)
+		CHECK(spins[i] > 0);
+}
+
+/*
+ * As above, but without masks: the handler can interrupt itself, and a switch,
+ * where engine `local` refuses another one.
+ */
+static uint64_t nested;
+
+static void on_alarm_unmasked(int number)
+{
+	int err, target;
+
+	(void)number;
+	target = __atomic_fetch_add(&alarms, 1, __ATOMIC_RELAXED) % SPINNERS;
+	err = fiber_switch(ring[target]);
+	CHECK(err == 0 || err == EINVAL || err == EAGAIN);
+	nested += err == EAGAIN;
+}
+
+static void switches_for_ever(void *arg)
+{
+	int me = (int)(intptr_t)arg;
+
+	for (;;) {
+		int err = fiber_switch(alarms > goal ? home : ring[(me + 1) % SPINNERS]);
+
+		CHECK(err == 0);
+		spins[me]++;
+	}
+}
+
+TEST(a_handler_that_is_not_masked_switches)
+{
+	struct itimerval timer = { { 0, 2000 }, { 0, 2000 } };
+	struct sigaction action = { .sa_handler = on_alarm_unmasked, .sa_flags = SA_NODEFER };
+	int i;
+
+	goal = 300;
+	CHECK_OK(fiber_convert(0, &home));
+	for (i = 0; i < SPINNERS; i++)
+		CHECK_OK(fiber_create(&ring[i], switches_for_ever, (void *)(intptr_t)i, NULL));
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	while (alarms <= goal)
+		CHECK(fiber_switch(ring[0]) == 0);
+	memset(&timer, 0, sizeof(timer));
+	setitimer(ITIMER_REAL, &timer, NULL);
 	for (i = 0; i < SPINNERS; i++)
 		CHECK(spins[i] > 0);
 }

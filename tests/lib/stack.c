@@ -31,7 +31,7 @@ static void try_size(size_t size, size_t promised)
 
 	wanted = promised;
 	CHECK_OK(fiber_create(&other, uses_it_all, NULL, &attr));
-	CHECK(proc_number(other, "Stack size") >= promised);
+	CHECK(stat_of(other).stack_size >= promised);
 	CHECK_OK(fiber_switch(other));
 	CHECK_OK(fiber_delete(other));
 }
@@ -88,7 +88,7 @@ static void crashes(void)
 	CHECK_OK(fiber_create(&below, overflows, NULL, &attr));
 	CHECK_OK(fiber_create(&other, overflows, NULL, &attr));
 	CHECK_OK(fiber_create(&below, overflows, NULL, &attr));
-	lowest = (char *)(uintptr_t)proc_number(other, "Stack start");
+	lowest = (char *)stat_of(other).stack_start;
 	fiber_switch(other);
 }
 
@@ -106,8 +106,8 @@ static void nothing(void *arg)
 
 TEST(no_address_space_is_enomem)
 {
-	struct rlimit limit = { .rlim_cur = 256 << 20, .rlim_max = RLIM_INFINITY };
-	struct fiber_attr attr = { .stack_size = (size_t)1 << 30 };
+	struct rlimit limit = { .rlim_cur = 1 << 30, .rlim_max = RLIM_INFINITY };
+	struct fiber_attr attr = { .stack_size = (size_t)1 << 32 };
 
 	CHECK_OK(fiber_convert(0, NULL));
 	CHECK(setrlimit(RLIMIT_AS, &limit) == 0);

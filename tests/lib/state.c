@@ -237,6 +237,7 @@ TEST(avx_with_fpu)
 
 	if (!__builtin_cpu_supports("avx"))
 		check_skip("the processor has no AVX");
+	only_on("kernel", "its switch is a call, which loses these registers");
 	CHECK_OK(fiber_convert(FIBER_FPU, &home));
 	device = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
 	CHECK(device >= 0);
