@@ -216,7 +216,8 @@ static int switch_and_check(struct station *me, struct station *target)
 	err = canary_switch(target->id, got, sabotage("register") ? leaky_switch : fiber_switch);
 	if (err) {
 		atomic_fetch_sub_explicit(&result->switches, 1, memory_order_relaxed);
-		if (err == EBUSY)
+		/* EAGAIN: from a handler that interrupted a switch. */
+		if (err == EBUSY || err == EAGAIN)
 			atomic_fetch_add_explicit(&result->busy, 1, memory_order_relaxed);
 		else if (err != EINVAL || target != me)
 			found(PROBLEM_SWITCH, me->cell.index);
@@ -227,6 +228,9 @@ static int switch_and_check(struct station *me, struct station *target)
 		found(PROBLEM_IDENTITY, me->cell.index);
 	return err;
 }
+
+/* With this engine the signal mask is the fiber's, else the thread's. */
+static bool masks_travel;
 
 /* Not by memcmp(): of a sigset_t only the part is ever written that the kernel knows. */
 static bool masks_differ(const sigset_t *one, const sigset_t *other)
@@ -243,6 +247,8 @@ static void check_mask(struct station *me)
 {
 	sigset_t mask;
 
+	if (!masks_travel)
+		return;
 	pthread_sigmask(SIG_SETMASK, NULL, &mask);
 	if (sabotage("mask")) {
 		/* As if the fiber before had left its own behind. */
@@ -278,7 +284,7 @@ static void on_alarm(int number)
 	pthread_sigmask(SIG_SETMASK, NULL, &before);
 	switch_and_check(&stations[i], random_station(&seed));
 	pthread_sigmask(SIG_SETMASK, NULL, &after);
-	if (masks_differ(&before, &after))
+	if (masks_travel && masks_differ(&before, &after))
 		found(PROBLEM_MASK, i);
 }
 
@@ -344,14 +350,27 @@ static void handle_events(struct station *me)
 
 static _Noreturn void finish(void);
 
+static void open_up(const struct station *me)
+{
+	sigset_t alarm;
+
+	if (masks_travel) {
+		pthread_sigmask(SIG_SETMASK, &me->mask, NULL);
+	} else {
+		sigemptyset(&alarm);
+		sigaddset(&alarm, SIGALRM);
+		pthread_sigmask(SIG_UNBLOCK, &alarm, NULL);
+	}
+}
+
 static void run_station(void *arg)
 {
 	struct station *me = arg;
 	double started = seconds_now();
 
 	prepare_storage(me);
-	/* SIGALRM may come from here on. */
-	pthread_sigmask(SIG_SETMASK, &me->mask, NULL);
+	/* SIGALRM may come from here on, if it did not before. */
+	open_up(me);
 	handle_events(me);
 	me->seconds = seconds_now() - started;
 	if (atomic_fetch_sub(&unfinished, 1) == 1)
@@ -468,6 +487,13 @@ static _Noreturn void run_process(unsigned int number)
 	uintptr_t i;
 	int err;
 
+	masks_travel = fiber_engine() && strcmp(fiber_engine(), "local");
+	if (!masks_travel) {
+		if (options.sabotage && !strcmp(options.sabotage, "mask"))
+			give_up("--sabotage mask: this engine's masks are the threads'", EINVAL);
+		/* The handler's mask would stay with the thread when it switches. */
+		action.sa_flags |= SA_NODEFER;
+	}
 	/* Threads and fibers inherit it; each fiber opens up when it is ready. */
 	block_all();
 	sigaction(SIGALRM, &action, NULL);
@@ -630,7 +656,8 @@ static const char usage[] =
 	"usage: cells [options]\n"
 	"\n"
 	"Simulates a cellular network with a fiber for each cell, and checks that no\n"
-	"fiber ever sees another one's events, storage, registers or signal mask.\n"
+	"fiber ever sees another one's events, storage, registers or (engine kernel)\n"
+	"signal mask.\n"
 	"\n"
 	"  --fibers N      cells, one a fiber (512)\n"
 	"  --calls N       calls that each cell completes (15000)\n"

@@ -12,6 +12,8 @@ BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).resolve().parents[2] 
 CELLS = BUILD / "bench" / "cells"
 
 guest = pytest.mark.guest
+# Engine `local` needs no module.
+every_engine = pytest.mark.parametrize("engine", ["local", pytest.param("kernel", marks=guest)])
 
 
 def cells(*options):
@@ -31,13 +33,13 @@ def measure(*options):
     return json.loads(done.stdout)
 
 
-@guest
-def test_verifies_itself_with_two_threads_and_alarms():
+@every_engine
+def test_verifies_itself_with_two_threads_and_alarms(engine):
     result = measure(
-        *("--fibers", 64, "--calls", 1000, "--threads", 2, "--alarm", 0.01),
+        *("--engine", engine, "--fibers", 64, "--calls", 1000, "--threads", 2, "--alarm", 0.01),
     )
     assert result["verified"] is True
-    assert result["engine"] == "kernel"
+    assert result["engine"] == engine
     assert result["calls_completed"] == 64 * 1000
     # Each event reads two values.
     assert result["fls_reads"] == 2 * result["events"]
@@ -48,33 +50,40 @@ def test_verifies_itself_with_two_threads_and_alarms():
     assert result["work_per_fiber_seconds"] > 0
 
 
-@guest
-def test_random_targets_are_often_running():
+@every_engine
+def test_random_targets_are_often_running(engine):
     # Of three fibers two run, so nearly half of the switches must fail.
-    result = measure("--fibers", 3, "--calls", 3000, "--threads", 2, "--alarm", 0.002)
+    result = measure(
+        "--engine", engine, "--fibers", 3, "--calls", 3000, "--threads", 2, "--alarm", 0.002
+    )
     assert result["switches_busy"] > 0
 
 
-@guest
-def test_what_happens_follows_from_the_seed():
+@every_engine
+def test_what_happens_follows_from_the_seed(engine):
     keys = ("events", "calls_blocked", "calls_in_progress")
     one, again, other = (
-        measure("--fibers", 8, "--calls", 2000, "--threads", threads, "--seed", seed)
+        measure(
+            *("--engine", engine, "--fibers", 8, "--calls", 2000),
+            *("--threads", threads, "--seed", seed),
+        )
         for threads, seed in ((1, 7), (2, 7), (2, 8))
     )
     assert [one[key] for key in keys] == [again[key] for key in keys]
     assert [one[key] for key in keys] != [other[key] for key in keys]
 
 
-@guest
-def test_calls_are_blocked_in_the_busy_hours():
-    result = measure("--fibers", 24, "--calls", 3000, "--threads", 2)
+@every_engine
+def test_calls_are_blocked_in_the_busy_hours(engine):
+    result = measure("--engine", engine, "--fibers", 24, "--calls", 3000, "--threads", 2)
     assert result["calls_blocked"] > 0
 
 
-@guest
-def test_processes_at_once():
-    result = measure("--fibers", 16, "--calls", 200, "--threads", 2, "--processes", 3)
+@every_engine
+def test_processes_at_once(engine):
+    result = measure(
+        "--engine", engine, "--fibers", 16, "--calls", 200, "--threads", 2, "--processes", 3
+    )
     assert result["calls_completed"] == 3 * 16 * 200
     assert len(result["per_process"]) == 3
 
@@ -103,10 +112,10 @@ def test_fails_when_something_leaks(kind, complaint):
     assert json.loads(done.stdout)["verified"] is False
 
 
-@guest
-def test_fails_in_one_of_many_processes():
+@every_engine
+def test_fails_in_one_of_many_processes(engine):
     done = cells(
-        *("--fibers", 8, "--calls", 100, "--threads", 2, "--processes", 2),
+        *("--engine", engine, "--fibers", 8, "--calls", 100, "--threads", 2, "--processes", 2),
         *("--sabotage", "fls"),
     )
     assert done.returncode == 1
@@ -152,7 +161,7 @@ def test_help():
 
 @pytest.mark.skipif(Path("/dev/fiber").exists(), reason="/dev/fiber is there")
 def test_without_the_module():
-    done = cells("--fibers", 2, "--calls", 1, "--threads", 1)
+    done = cells("--engine", "kernel", "--fibers", 2, "--calls", 1, "--threads", 1)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "kfiber module load" in done.stderr

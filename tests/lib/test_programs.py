@@ -16,34 +16,45 @@ BUILD = Path(os.environ.get("KFIBER_BUILD", HERE.parents[1] / "build"))
 PROGRAMS = BUILD / "tests" / "lib"
 SKIPPED = 77
 
-# Runs without the module; all others run in the guest.
+# Of no engine in particular, and without the module.
 HOST = {"host"}
+# Engine `local` needs no module, so its tests run here.
+ENGINES = {"local": (), "kernel": (pytest.mark.guest,)}
 
 
 def collect():
     for source in sorted([*HERE.glob("*.c"), *HERE.glob("*.cpp")]):
-        marks = () if source.stem in HOST else (pytest.mark.guest,)
-        for name in re.findall(r"^TEST\((\w+)\)", source.read_text(), re.MULTILINE):
-            yield pytest.param(source.stem, name, id=f"{source.stem}-{name}", marks=marks)
+        engines = {"": ()} if source.stem in HOST else ENGINES
+        names = re.findall(r"^TEST\((\w+)\)", source.read_text(), re.MULTILINE)
+        for engine, marks in engines.items():
+            for name in names:
+                case = "-".join(filter(None, (engine, source.stem, name)))
+                yield pytest.param(engine, source.stem, name, id=case, marks=marks)
 
 
-def run(*command):
+def run(engine, *command):
+    environment = {**os.environ, **({"KFIBER_ENGINE": engine} if engine else {})}
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
     )
     if done.returncode == SKIPPED:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize(("program", "name"), list(collect()))
-def test(program, name):
-    run(PROGRAMS / f"lib_{program}", name)
+@pytest.mark.parametrize(("engine", "program", "name"), list(collect()))
+def test(engine, program, name):
+    run(engine, PROGRAMS / f"lib_{program}", name)
 
 
 @pytest.mark.parametrize(
-    ("program", "name"), [param for param in collect() if param.values[0] == "exception"]
+    ("engine", "program", "name"), [param for param in collect() if param.values[1] == "exception"]
 )
-def test_loaded_later(program, name):
+def test_loaded_later(engine, program, name):
     # Not with the program, as extensions of an interpreter are.
-    run(PROGRAMS / "lib_plugin", PROGRAMS / f"lib_{program}.so", name)
+    run(engine, PROGRAMS / "lib_plugin", PROGRAMS / f"lib_{program}.so", name)
