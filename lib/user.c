@@ -20,7 +20,6 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,11 +28,6 @@
 #include "engine.h"
 #include "lock.h"
 #include "switch.h"
-
-#ifndef PR_SET_VMA
-#define PR_SET_VMA		0x53564d41
-#define PR_SET_VMA_ANON_NAME	0
-#endif
 
 #define SLOTS		(1u << FIBER_SLOT_BITS)
 #define SLOT_MASK	((uint64_t)SLOTS - 1)
@@ -132,56 +126,76 @@ static void *map(size_t size)
 	return start == MAP_FAILED ? NULL : start;
 }
 
-/* Cycles to nanoseconds, by a clock that runs at the same time. */
-static void clock_measure(__u64 *mult, __u32 *shift)
+static uint64_t clock_ns(void)
 {
-	struct timespec begin, end;
-	uint64_t first, last, ns;
+	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC_RAW, &begin);
-	first = cycles();
-	do {
-		clock_gettime(CLOCK_MONOTONIC_RAW, &end);
-		last = cycles();
-		ns = (uint64_t)(end.tv_sec - begin.tv_sec) * 1000000000u +
-		     (uint64_t)end.tv_nsec - (uint64_t)begin.tv_nsec;
-	} while (ns < 1000000);
-	*shift = 24;
-	*mult = (ns << *shift) / (last - first);
+	clock_gettime(CLOCK_MONOTONIC_RAW, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* How long a cycle takes; the longer ago the first look at both clocks, the more precisely. */
+static void clock_measure(void)
+{
+	const uint32_t shift = 24;
+	uint64_t ns;
+
+	do
+		ns = clock_ns() - table->clock;
+	while (ns < 1000000);
+	table->mult = (uint64_t)(((unsigned __int128)ns << shift) / (cycles() - table->cycles));
+	table->shift = shift;
+}
+
+/* A page that others find by its name; where memfds are forbidden, one that they do not. */
+static struct fiber_table *table_map(void)
+{
+	int file = memfd_create(FIBER_TABLE_NAME, MFD_CLOEXEC);
+	void *page = MAP_FAILED;
+
+	if (file < 0)
+		return map(sizeof(struct fiber_table));
+	if (!ftruncate(file, sizeof(struct fiber_table)))
+		page = mmap(NULL, sizeof(struct fiber_table), PROT_READ | PROT_WRITE, MAP_PRIVATE,
+			    file, 0);
+	close(file);
+	return page == MAP_FAILED ? NULL : page;
 }
 
 static int local_open(void)
 {
-	size_t slots_offset = 4096;
-	size_t areas_offset = slots_offset + (size_t)SLOTS * sizeof(struct fiber_slot);
-	size_t size = areas_offset + AREAS * sizeof(struct fiber_area);
+	size_t controls_size = (size_t)SLOTS * sizeof(struct control);
+	size_t slots_size = (size_t)SLOTS * sizeof(struct fiber_slot);
 
-	if (controls)
+	if (table)
 		return 0;
-	controls = map((size_t)SLOTS * sizeof(struct control));
-	if (!controls)
-		return ENOMEM;
-	table = map(size);
+	controls = map(controls_size);
+	slots = map(slots_size);
+	areas = map(AREAS * sizeof(struct fiber_area));
+	if (controls && slots && areas)
+		table = table_map();
 	if (!table) {
-		munmap(controls, (size_t)SLOTS * sizeof(struct control));
-		controls = NULL;
+		if (controls)
+			munmap(controls, controls_size);
+		if (slots)
+			munmap(slots, slots_size);
+		if (areas)
+			munmap(areas, AREAS * sizeof(struct fiber_area));
 		return ENOMEM;
 	}
-	/* For observers; an old kernel cannot, and then only they go without. */
-	prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, table, size, FIBER_TABLE_NAME);
-	slots = (struct fiber_slot *)((char *)table + slots_offset);
-	areas = (struct fiber_area *)((char *)table + areas_offset);
 	*table = (struct fiber_table) {
 		.version = FIBER_TABLE_VERSION,
 		.slots = SLOTS,
 		.slots_used = 1,
 		.areas = AREAS,
 		.areas_used = 1,
-		.slots_offset = slots_offset,
-		.areas_offset = areas_offset,
+		.slots_at = (uintptr_t)slots,
+		.areas_at = (uintptr_t)areas,
+		.clock = clock_ns(),
+		.cycles = cycles(),
 		.engine = "local",
 	};
-	clock_measure(&table->mult, &table->shift);
+	clock_measure();
 	__atomic_store_n(&table->magic, FIBER_TABLE_MAGIC, __ATOMIC_RELEASE);
 	return 0;
 }
@@ -286,6 +300,7 @@ static int local_convert(unsigned int flags, fiber_id_t *id)
 		return err;
 	}
 	stack_measure(self);
+	clock_measure();
 	control = &controls[*id & SLOT_MASK];
 	*control = (struct control) {
 		.owner = GENERATION(*id) | self->number,

@@ -31,6 +31,7 @@ def test_each_line_of_a_file_has_its_field():
         activations=7,
         failed_activations=2,
         cpu_time_ns=546123456,
+        run_time_ns=None,
         longest_run_ns=123,
         last_switch_ns_ago=456,
         entry=0x560CFF3D06A0,

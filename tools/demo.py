@@ -40,7 +40,7 @@ def look(pid: int) -> None:
     say(
         subprocess.run(f"ls {directory} | wc -l", shell=True, text=True, capture_output=True).stdout
     )
-    busiest = max(proc.fibers(pid), key=lambda fiber: fiber.cpu_time_ns)
+    busiest = max(proc.fibers(pid), key=lambda fiber: fiber.cpu_time_ns or 0)
     say("The fiber that has used most CPU time so far:")
     show(["cat", f"{directory}/{busiest.id}"])
 

@@ -198,19 +198,17 @@ struct fiber_fls {
 
 /*
  * The table of observations: what an engine that switches in user mode notes
- * about its fibers, for others to read. One mapping, zero where nothing was
- * ever written:
+ * about its fibers, for others to read. Zero where nothing was ever written.
  *
- *	0			struct fiber_table
- *	slots_offset		slots times struct fiber_slot, by slot of the id
- *	areas_offset		areas times struct fiber_area, by number of the thread
+ *	struct fiber_table	a page of its own, found by its name in /proc/PID/maps:
+ *				a memfd called FIBER_TABLE_NAME
+ *	struct fiber_slot	in an array, by slot of the id
+ *	struct fiber_area	in an array, by number of the thread, which begins at 1
  *
- * Engine `local` keeps it in memory of its own, named FIBER_TABLE_NAME in
- * /proc/PID/maps. Readers take no lock: each word is whole, and several words
- * together may be of two moments. Nothing in it is ever believed by who
- * switches.
+ * Readers take no lock: each word is whole, and several words together may be
+ * of two moments. Nothing in it is ever believed by who switches.
  */
-#define FIBER_TABLE_NAME	"kfiber"
+#define FIBER_TABLE_NAME	"kfiber-table"
 #define FIBER_TABLE_MAGIC	0x72656269666bULL	/* "kfiber" */
 #define FIBER_TABLE_VERSION	1
 
@@ -223,7 +221,8 @@ struct fiber_fls {
  * @areas: how many there is room for
  * @areas_used: as @slots_used
  * @mult, @shift: nanoseconds are cycles * @mult >> @shift
- * @slots_offset, @areas_offset: from the start of the table, in bytes
+ * @cycles, @clock: the cycle counter and CLOCK_MONOTONIC_RAW, in ns, at one moment
+ * @slots_at, @areas_at: addresses in the process
  * @engine: its name, zero-terminated
  */
 struct fiber_table {
@@ -235,8 +234,10 @@ struct fiber_table {
 	__u32 areas_used;
 	__u32 shift;
 	__u64 mult;
-	__u64 slots_offset;
-	__u64 areas_offset;
+	__u64 cycles;
+	__u64 clock;
+	__u64 slots_at;
+	__u64 areas_at;
 	char engine[16];
 };
 

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""What the kernel says about fibers: /proc/PID/fiber/ID, or /proc/fiber/PID where that is used."""
+"""What can be seen of fibers: /proc/PID/fiber/ID, or /proc/fiber/PID where that is used.
+
+Fibers that user mode switches show themselves in a table in their process' memory: table.py.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from kfiber import table
 from kfiber.errors import KfiberError
+from kfiber.stat import Fiber
 
 PROC = Path("/proc")
 # What looking at something says that ended a moment ago.
@@ -18,33 +22,6 @@ _VANISHED = (FileNotFoundError, ProcessLookupError)
 
 class NoProcessError(KfiberError):
     """There is no such process, or it may not be looked at."""
-
-
-@dataclass(frozen=True)
-class Fiber:
-    """One fiber as one read of its file found it.
-
-    Addresses are 0 where the reader could not debug the process. Times are in nanoseconds.
-    """
-
-    pid: int
-    id: int
-    name: str
-    state: str  # "new", "running", "suspended" or "finished"
-    running: bool
-    thread_id: int  # of the thread that runs it, else 0
-    parent_thread_id: int
-    activations: int
-    failed_activations: int
-    cpu_time_ns: int
-    longest_run_ns: int
-    last_switch_ns_ago: int
-    entry: int
-    instruction_pointer: int
-    stack_pointer: int
-    stack_start: int
-    stack_size: int
-    engine: str
 
 
 def unescape(name: str) -> str:
@@ -73,6 +50,7 @@ def parse(pid: int, fiber_id: int, text: str) -> Fiber:
             activations=int(values["Number of activations"]),
             failed_activations=int(values["Number of failed activations"]),
             cpu_time_ns=int(values["CPU time ns"]),
+            run_time_ns=None,
             longest_run_ns=int(values["Longest run ns"]),
             last_switch_ns_ago=int(values["Last switch ns ago"]),
             entry=int(values["Initial entry point"], 16),
@@ -104,25 +82,34 @@ def fibers(pid: int, *, proc: Path = PROC) -> list[Fiber]:
     """The fibers of a process, by id; none if it has none.
 
     Fibers that vanish meanwhile are left out. NoProcessError: there is no such process, or it may
-    not be looked at, as /proc is mounted with hidepid.
+    not be looked at: /proc is mounted with hidepid, or the table is in somebody else's memory.
     """
-    directory = proc / str(pid) / "fiber"
+    try:
+        found = _kernels(pid, proc)
+        # Everybody may see the kernel's, but not everybody's memory.
+        with suppress(*_VANISHED, *((PermissionError,) if found else ())):
+            found += table.fibers(proc / str(pid))
+    except PermissionError:
+        raise NoProcessError(
+            f"process {pid} is hidden from you (hidepid, or its memory is not yours to read); "
+            f"mend: sudo kfiber ps {pid}"
+        ) from None
+    if not found and not (proc / str(pid)).exists():
+        raise NoProcessError(f"no process {pid}; mend: kfiber ps lists those")
+    return sorted(found, key=lambda fiber: fiber.id)
+
+
+def _kernels(pid: int, proc: Path) -> list[Fiber]:
+    """Those that the module knows."""
     found = []
     try:
-        for entry in directory.iterdir():
+        for entry in (proc / str(pid) / "fiber").iterdir():
             with suppress(*_VANISHED):
                 found.append(parse(pid, int(entry.name), _read(entry)))
     except _VANISHED:
-        try:
+        with suppress(*_VANISHED):
             found = list(_fallback(pid, _read(proc / "fiber" / str(pid))))
-        except _VANISHED:
-            if not (proc / str(pid)).exists():
-                raise NoProcessError(f"no process {pid}; mend: kfiber ps lists those") from None
-    except PermissionError:
-        raise NoProcessError(
-            f"process {pid} is hidden from you (hidepid); mend: sudo kfiber ps {pid}"
-        ) from None
-    return sorted(found, key=lambda fiber: fiber.id)
+    return found
 
 
 def all_fibers(*, proc: Path = PROC) -> list[Fiber]:
@@ -136,16 +123,16 @@ def all_fibers(*, proc: Path = PROC) -> list[Fiber]:
 
 def _has_fibers(process: Path) -> bool:
     try:
-        return (process / "fiber").is_dir()
+        return (process / "fiber").is_dir() or table.exists(process)
     except (PermissionError, *_VANISHED):
-        # The first is hidepid's: there is something, but not for this user.
+        # The first is hidepid's, or a table's of somebody else: not for this user.
         return False
 
 
 def processes(*, proc: Path = PROC) -> list[int]:
     """The pids of all processes that have fibers and may be seen, ascending."""
-    fallback = proc / "fiber"
-    if fallback.is_dir():
-        return sorted(int(entry.name) for entry in fallback.iterdir())
-    entries = (entry for entry in proc.iterdir() if entry.name.isdecimal())
-    return sorted(int(entry.name) for entry in entries if _has_fibers(entry))
+    found = {int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal()}
+    pids = {pid for pid in found if _has_fibers(proc / str(pid))}
+    with suppress(*_VANISHED):
+        pids |= {int(entry.name) for entry in (proc / "fiber").iterdir()}
+    return sorted(pids)

@@ -7,13 +7,15 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 
-from kfiber.proc import Fiber
+from kfiber.stat import Fiber
 
-COLUMNS = ("PID", "FIBER", "STATE", "TID", "CPU", "SWITCHES", "FAILED", "NAME")
+COLUMNS = ("PID", "FIBER", "STATE", "TID", "CPU", "RUN", "SWITCHES", "FAILED", "NAME")
 
 
-def duration(nanoseconds: int) -> str:
-    """Three significant digits and a unit: 0ns, 12.3us, 546ms, 1.25s, 3600s."""
+def duration(nanoseconds: int | None) -> str:
+    """Three significant digits and a unit: 0ns, 12.3us, 546ms, 1.25s, 3600s; "-" for None."""
+    if nanoseconds is None:
+        return "-"
     if nanoseconds < 1000:
         return f"{nanoseconds}ns"
     value, unit = float(nanoseconds), "ns"
@@ -31,8 +33,11 @@ def _printable(name: str) -> str:
 
 
 def table(fibers: Sequence[Fiber], *, width: int = 80) -> str:
-    """A line a fiber under a heading, numbers right-aligned, no line longer than `width`."""
-    rows = [COLUMNS]
+    """A line a fiber under a heading, numbers right-aligned, no line longer than `width`.
+
+    Of CPU and run time only the columns are there that some fiber has.
+    """
+    rows: list[tuple[str, ...]] = [COLUMNS]
     rows += [
         (
             str(fiber.pid),
@@ -40,14 +45,20 @@ def table(fibers: Sequence[Fiber], *, width: int = 80) -> str:
             fiber.state,
             str(fiber.thread_id or "-"),
             duration(fiber.cpu_time_ns),
+            duration(fiber.run_time_ns),
             str(fiber.activations),
             str(fiber.failed_activations),
             _printable(fiber.name),
         )
         for fiber in fibers
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    left = (COLUMNS.index("STATE"), COLUMNS.index("NAME"))
+    for name in ("RUN", "CPU"):
+        column = rows[0].index(name)
+        if all(row[column] == "-" for row in rows[1:]) and (name == "RUN" or len(rows) > 1):
+            rows = [(*row[:column], *row[column + 1 :]) for row in rows]
+    heading = rows[0]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
+    left = (heading.index("STATE"), heading.index("NAME"))
     lines = (
         " ".join(
             cell.ljust(widths[column]) if column in left else cell.rjust(widths[column])
@@ -68,10 +79,19 @@ def _label(value: str) -> str:
     return f'"{escaped}"'
 
 
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
 def prometheus(fibers: Sequence[Fiber]) -> str:
     """Prometheus' text format, version 0.0.4; times in seconds, as is the custom there."""
-    metrics: tuple[tuple[str, str, Callable[[Fiber], float]], ...] = (
-        ("kfiber_cpu_seconds_total", "CPU time of a fiber", lambda f: f.cpu_time_ns / 1e9),
+    metrics: tuple[tuple[str, str, Callable[[Fiber], float | None]], ...] = (
+        ("kfiber_cpu_seconds_total", "CPU time of a fiber", lambda f: _seconds(f.cpu_time_ns)),
+        (
+            "kfiber_run_seconds_total",
+            "Time of a fiber on a thread, waiting included",
+            lambda f: _seconds(f.run_time_ns),
+        ),
         ("kfiber_activations_total", "Switches to a fiber", lambda f: f.activations),
         (
             "kfiber_failed_activations_total",
@@ -83,8 +103,8 @@ def prometheus(fibers: Sequence[Fiber]) -> str:
     for name, text, value in metrics:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
         lines += [
-            f'{name}{{pid="{fiber.pid}",fiber="{fiber.id}",name={_label(fiber.name)}}} '
-            f"{value(fiber)}"
+            f'{name}{{pid="{fiber.pid}",fiber="{fiber.id}",name={_label(fiber.name)}}} {number}'
             for fiber in fibers
+            if (number := value(fiber)) is not None
         ]
     return "".join(f"{line}\n" for line in lines)

@@ -52,7 +52,7 @@ def test_without_a_module_ps_says_so(tmp_path, capsys, monkeypatch):
     assert main(["ps"]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "mend: kfiber module load" in err
+    assert "mend: sudo kfiber ps" in err
 
 
 def test_a_closed_pipe_is_no_crash():

@@ -13,7 +13,8 @@ from kfiber.errors import KfiberError
 EPILOG = """\
 columns:
   TID       thread that runs it
-  CPU       CPU time
+  CPU       CPU time, where the kernel watches (engine kernel)
+  RUN       time on a thread, waiting included (engine local)
   SWITCHES  times it was switched to; FAILED: times that was refused
 
 examples:
@@ -45,10 +46,10 @@ def main(args: argparse.Namespace) -> int:
         fibers = [fiber for pid in sorted(set(args.pid)) for fiber in proc.fibers(pid)]
     else:
         fibers = proc.all_fibers()
-    if not fibers and not module.SYSFS.exists():
+    if not fibers and not args.pid and not module.SYSFS.exists():
         raise KfiberError(
-            "the module is not loaded, so no fiber can be seen; "
-            "mend: kfiber module load, or look inside kfiber vm run"
+            "no fibers: the module is not loaded, and no process that you may debug has any of "
+            "engine local; mend: sudo kfiber ps, or look inside kfiber vm run"
         )
     if args.json:
         text = render.to_json(fibers)

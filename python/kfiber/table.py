@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""The table of observations of fibers that user mode switches (engine `local`).
+
+uapi/fiber.h has its layout. It lies in the process' memory, under a name in /proc/PID/maps, and is
+read through /proc/PID/mem, for which one needs the right to debug the process. The process takes no
+notice and writes on: every word is whole, but a fiber's words may be of two moments.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+from pathlib import Path
+
+from kfiber.stat import Fiber
+
+_NAME = "/memfd:kfiber-table (deleted)"
+_MAGIC = 0x72656269666B
+_VERSION = 1
+_HEADER = struct.Struct("<Q6I5Q16s")
+_SLOT = struct.Struct("<7Q2I3QI36x64s")
+_AREA = struct.Struct("<IIQ48x")
+_STATES = ("new", "running", "suspended", "finished")
+# Slots that are read at once.
+_BATCH = 4096
+
+
+def _start(process: Path) -> int | None:
+    """Where the table lies; None if there is none."""
+    for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
+        if line.endswith(_NAME):
+            return int(re.split("[- ]", line, maxsplit=1)[0], 16)
+    return None
+
+
+def exists(process: Path) -> bool:
+    """Whether `process`, a directory of /proc, has a table. As fibers() where it does not work."""
+    return _start(process) is not None
+
+
+def fibers(process: Path) -> list[Fiber]:
+    """The fibers in the table of `process`, a directory of /proc; none if there is no table.
+
+    PermissionError: the process may not be debugged. FileNotFoundError, ProcessLookupError: it has
+    ended.
+    """
+    start = _start(process)
+    if start is None:
+        return []
+    with (process / "mem").open("rb", buffering=0) as memory:
+        return _read(memory.fileno(), start, int(process.name))
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+def _read(memory: int, start: int, pid: int) -> list[Fiber]:
+    header = os.pread(memory, _HEADER.size, start)
+    if len(header) < _HEADER.size:
+        raise ProcessLookupError(f"process {pid} has ended")
+    (magic, version, _, used, _, areas_used, shift, mult, cycles, clock, slots, areas, engine) = (
+        _HEADER.unpack(header)
+    )
+    # Just being made, or of another version.
+    if magic != _MAGIC or version != _VERSION:
+        return []
+
+    def nanoseconds(count: int) -> int:
+        return int(count * mult >> shift)
+
+    now = cycles + (((time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW) - clock) << shift) // mult)
+    raw = os.pread(memory, areas_used * _AREA.size, areas)
+    tids = [tid for tid, _, _ in _AREA.iter_unpack(raw)]
+    found = []
+    for first in range(0, used, _BATCH):
+        count = min(_BATCH, used - first)
+        raw = os.pread(memory, count * _SLOT.size, slots + first * _SLOT.size)
+        for words in _SLOT.iter_unpack(raw):
+            (number, activations, failed, run, longest, last, sp, state, area, *rest) = words
+            entry, stack_start, stack_size, parent, name = rest
+            if not number or state >= len(_STATES):
+                continue
+            running = _STATES[state] == "running"
+            ago = max(now - last, 0)
+            current = ago if running else 0
+            found.append(
+                Fiber(
+                    pid=pid,
+                    id=number,
+                    name=_text(name),
+                    state=_STATES[state],
+                    running=running,
+                    thread_id=tids[area] if running and area < len(tids) else 0,
+                    parent_thread_id=parent,
+                    activations=activations,
+                    failed_activations=failed,
+                    cpu_time_ns=None,
+                    run_time_ns=nanoseconds(run + current),
+                    longest_run_ns=nanoseconds(max(longest, current)),
+                    last_switch_ns_ago=nanoseconds(ago),
+                    entry=entry,
+                    # Of a suspended one only the stack pointer is kept.
+                    instruction_pointer=0,
+                    stack_pointer=0 if running else sp,
+                    stack_start=stack_start,
+                    stack_size=stack_size,
+                    engine=_text(engine),
+                )
+            )
+    return found
