@@ -311,13 +311,13 @@ static int local_convert(unsigned int flags, fiber_id_t *id)
 	self->slot = slot_of(control);
 	self->slot->activations = 0;
 	self->since = self->slot->last_switch;
-	self->current_id = areas[self->number].current = *id;
+	self->current_id = areas[self->number].fiber = *id;
 	return 0;
 }
 
 static void thread_clear(struct thread *self)
 {
-	areas[self->number].current = 0;
+	areas[self->number].fiber = 0;
 	areas[self->number].tid = 0;
 	self->number = 0;
 	self->current_id = 0;
@@ -516,7 +516,7 @@ static inline void account(struct thread *self, struct control *to, fiber_id_t i
 	to_slot->last_switch = now;
 	to_slot->state = FIBER_STATE_RUNNING;
 	to_slot->area = self->number;
-	areas[self->number].current = id;
+	areas[self->number].fiber = id;
 	self->since = now;
 	self->slot = to_slot;
 	self->current = to;

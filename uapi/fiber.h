@@ -286,12 +286,12 @@ struct fiber_slot {
  * struct fiber_area - a thread that runs fibers
  * @tid: its pid; 0: none
  * @pad: 0
- * @current: the fiber that it runs
+ * @fiber: the id of the one that it runs
  */
 struct fiber_area {
 	__u32 tid;
 	__u32 pad;
-	__u64 current;
+	__u64 fiber;
 	__u64 reserved[6];
 };
 
