@@ -43,6 +43,7 @@ struct watch {
 	pid_t pid;
 	uint64_t round;
 	double since;
+	bool killed;
 };
 
 static unsigned long crashes[65];
@@ -108,6 +109,10 @@ static unsigned long supervise(double limit)
 				watch->pid = fork();
 				if (!watch->pid)
 					worker(i, watch->round);
+				if (watch->pid < 0) {
+					perror("fuzz: cannot fork");
+					exit(2);
+				}
 				watch->since = now();
 				atomic_store(&shared->pids[i], watch->pid);
 				rounds++;
@@ -115,6 +120,10 @@ static unsigned long supervise(double limit)
 				note("process %d round %llu: stuck for %u s", i, watch->round,
 				     ROUND_SECONDS);
 				show_threads(watch->pid);
+				/* Not even that helped: leave it to the machine's end. */
+				if (watch->killed)
+					return rounds;
+				watch->killed = true;
 				kill(watch->pid, SIGKILL);
 				watch->since = now();
 			}

@@ -34,7 +34,7 @@
 #define STEPS		1500	/* of a thread in a round */
 #define CHILD_STEPS	40
 #define STARTS_MAX	3	/* threads that replace ended ones, in a round */
-#define ROUND_SECONDS	120	/* a round takes a few; above this somebody is stuck */
+#define ROUND_SECONDS	300	/* a round takes a few; above this somebody is stuck */
 
 #define MEMBERS		48	/* created fibers of a process */
 #define STACK_SIZE	65536UL

@@ -40,6 +40,7 @@ static __thread struct {
 	bool begun;
 	int number;
 	uint64_t *cover;
+	stack_t alternate;
 } self;
 /* While this is set no handler leaves the fiber, so that what was read of `self` is this thread's. */
 static __thread volatile int quiet;
@@ -499,10 +500,16 @@ void body(void *arg)
 	wander();
 }
 
-static void on_signal(int number)
+__attribute__((noinline)) static void give_alternate(ucontext_t *context)
+{
+	context->uc_stack = self.alternate;
+}
+
+static void on_signal(int number, siginfo_t *info, void *context)
 {
 	struct step step;
 
+	(void)info;
 	if (quiet || alone)
 		return;
 	quiet = 1;
@@ -510,13 +517,18 @@ static void on_signal(int number)
 	quiet = 0;
 	if (step.kind < REQUESTS)
 		perform(&step, number == SIGUSR2 ? ALTERNATE : HANDLER);
+	/*
+	 * The return from a handler sets the alternate stack that the thread had when the signal
+	 * came. This may be another thread by now: two would share one. No handler comes in
+	 * between, see sa_mask.
+	 */
+	give_alternate(context);
 }
 
 static void *thread_main(void *arg)
 {
 	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
 	struct itimerspec interval = { 0 };
-	stack_t alternate = { .ss_size = ALTERNATE_SIZE };
 	int tid = (int)CALL(SYS_gettid, 0, 0, 0, 0);
 	timer_t timer;
 
@@ -528,12 +540,13 @@ static void *thread_main(void *arg)
 	atomic_store(&tids[self.number], tid);
 	if (shared->kcov)
 		cover_start();
-	alternate.ss_sp = mmap(NULL, THREAD_BLOCK, PROT_READ | PROT_WRITE,
+	self.alternate.ss_size = ALTERNATE_SIZE;
+	self.alternate.ss_sp = mmap(NULL, THREAD_BLOCK, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	event._sigev_un._tid = tid;
 	interval.it_interval.tv_nsec = interval.it_value.tv_nsec =
 		500000 + (long)(mix(self.random) % 8000000);
-	if (alternate.ss_sp == MAP_FAILED || sigaltstack(&alternate, NULL) ||
+	if (self.alternate.ss_sp == MAP_FAILED || sigaltstack(&self.alternate, NULL) ||
 	    timer_create(CLOCK_MONOTONIC, &event, &timer) ||
 	    timer_settime(timer, 0, &interval, NULL))
 		fail("a thread cannot start: %s", strerror(errno));
@@ -586,10 +599,12 @@ static void process_setup(void)
 		fail("cannot protect pages");
 	for (size_t i = 0; i < ARRAY_SIZE(storms); i++) {
 		struct sigaction action = {
-			.sa_handler = on_signal,
-			.sa_flags = storms[i] == SIGUSR2 ? SA_ONSTACK : 0,
+			.sa_sigaction = on_signal,
+			.sa_flags = SA_SIGINFO | (storms[i] == SIGUSR2 ? SA_ONSTACK : 0),
 		};
 
+		for (size_t j = 0; j < ARRAY_SIZE(storms); j++)
+			sigaddset(&action.sa_mask, storms[j]);
 		sigaction(storms[i], &action, NULL);
 	}
 }
