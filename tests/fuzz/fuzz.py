@@ -224,8 +224,6 @@ def guest(args: argparse.Namespace) -> int:
     sys.path.insert(0, str(HERE.parent))
     from kmod import target
 
-    # Crashes of workers are no news of the kernel's.
-    Path("/proc/sys/debug/exception-trace").write_text("0")
     if not KCOV.exists():
         command = ["mount", "-t", "debugfs", "debugfs", KCOV.parent]
         subprocess.run(command, stderr=subprocess.DEVNULL)
@@ -268,6 +266,9 @@ def guest(args: argparse.Namespace) -> int:
     show(args, summary)
     if failure is not None:
         print(f"fuzz: found: {failure}\nreplay:\n  {replay(args, seed, share)}", file=sys.stderr)
+        # Where workers crashed, those that had to as well.
+        log = subprocess.run(["dmesg"], capture_output=True, text=True).stdout
+        print(*re.findall(r".*segfault.*", log)[-8:], sep="\n", file=sys.stderr)
     return 0 if failure is None else 1
 
 

@@ -38,18 +38,8 @@ def test_each_thread_has_its_own_plan():
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_found(seed):
-    trace = Path("/proc/sys/debug/exception-trace")
-    # Workers that crash are part of it, not of the kernel's log.
-    before = trace.read_text()
-    trace.write_text("0")
-    try:
-        done = subprocess.run(
-            [PROGRAM, f"--seed={seed}", "--calls=20000", "--seconds=240"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        trace.write_text(before)
+    command = [PROGRAM, f"--seed={seed}", "--calls=20000", "--seconds=240"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     summary = json.loads(done.stdout)
     assert summary["failure"] is None
     assert done.returncode == 0
