@@ -7,6 +7,7 @@
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import struct
@@ -224,6 +225,9 @@ class Agent:
     def retire_begin(self, slot):
         """The same where it waits; interrupt() or retire_end() gives the answer."""
         self._send(slot, "value", 1, IOC_RETIRE, 0)
+
+    def has_answered(self, slot):
+        return bool(select.select([self._lanes[slot]], [], [], 0)[0])
 
     def retire_end(self, slot):
         return -self._answer(slot).result, None
