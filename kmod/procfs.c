@@ -635,16 +635,25 @@ static const struct seq_operations fallback_seq_ops = {
 	.show = fallback_show,
 };
 
+/* Whether /proc/PID would not be there for the opener of that view. */
+static bool fallback_hidden(const struct fiber_view *view, const struct proc_fs_info *info)
+{
+	if (!pid_nr_ns(view->process->pid, view->pid_ns))
+		return true;
+	if (info->hide_pid == HIDEPID_OFF || view->addresses)
+		return false;
+	return info->hide_pid == HIDEPID_NOT_PTRACEABLE || !in_group_p(info->pid_gid);
+}
+
 static int fallback_open(struct inode *inode, struct file *file)
 {
-	struct proc_fs_info *info = proc_sb_info(inode->i_sb);
 	struct fiber_view *view = fiber_view_create(file, pde_data(inode), 0);
 	int err;
 
 	if (!view)
 		return -ENOMEM;
 	err = -ENOENT;
-	if (info->hide_pid != HIDEPID_OFF && !in_group_p(info->pid_gid) && !view->addresses)
+	if (fallback_hidden(view, proc_sb_info(inode->i_sb)))
 		goto destroy;
 	err = seq_open(file, &fallback_seq_ops);
 	if (err)
@@ -672,22 +681,28 @@ static const struct proc_ops fallback_ops = {
 	.proc_release = fallback_release,
 };
 
-/* A thread of the process has been converted. */
-void fiber_procfs_add(struct fiber_process *process)
+/* Makes the process's file; false where there is no memory or its pid still has another's. */
+static bool fallback_add(struct fiber_process *process)
 {
 	char name[16];
 
+	if (xa_insert(&fallback_pids, pid_nr(process->pid), process, GFP_KERNEL))
+		return false;
+	snprintf(name, sizeof(name), "%d", pid_nr(process->pid));
+	process->proc = proc_create_data(name, 0444, fallback_dir, &fallback_ops, process);
+	if (!process->proc)
+		xa_erase(&fallback_pids, pid_nr(process->pid));
+	return process->proc;
+}
+
+/* A thread of the process has been converted. What fails here is tried again with the next. */
+void fiber_procfs_add(struct fiber_process *process)
+{
 	if (READ_ONCE(process->converted))
 		return;
 	mutex_lock(&process->lock);
-	if (!process->converted && fallback_dir &&
-	    !xa_insert(&fallback_pids, pid_nr(process->pid), process, GFP_KERNEL)) {
-		snprintf(name, sizeof(name), "%d", pid_nr(process->pid));
-		process->proc = proc_create_data(name, 0444, fallback_dir, &fallback_ops, process);
-		if (!process->proc)
-			xa_erase(&fallback_pids, pid_nr(process->pid));
-	}
-	WRITE_ONCE(process->converted, true);
+	if (!process->converted && (!fallback_dir || fallback_add(process)))
+		WRITE_ONCE(process->converted, true);
 	mutex_unlock(&process->lock);
 }
 
@@ -702,12 +717,17 @@ void fiber_procfs_remove(struct fiber_process *process)
 
 void __init fiber_procfs_init(void)
 {
-	if (fiber_proc_pid && !redirections_add())
-		return;
+	int err = 0;
+
+	if (fiber_proc_pid) {
+		err = redirections_add();
+		if (!err)
+			return;
+	}
 	fallback_dir = proc_mkdir("fiber", NULL);
-	pr_info("fibers are shown %s, not under /proc/PID/fiber: %s\n",
+	pr_info("fibers are shown %s, not under /proc/PID/fiber: %s (%d)\n",
 		fallback_dir ? "in /proc/fiber/PID" : "nowhere",
-		fiber_proc_pid ? "this kernel has not what that needs" : "proc_pid=N");
+		err ? "the look-up in /proc cannot be redirected" : "proc_pid=N", err);
 }
 
 void fiber_procfs_exit(void)

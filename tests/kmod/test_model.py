@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from errno import EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, EOWNERDEAD, EPERM, ESRCH
 
 import pytest
-from hypothesis import HealthCheck, Phase, configuration, settings
+from hypothesis import HealthCheck, Phase, configuration, core, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture.engine import ConjectureRunner
 from hypothesis.stateful import (
@@ -34,6 +34,8 @@ STRESS = os.environ.get("KFIBER_STRESS") == "1"
 configuration.set_hypothesis_home_dir(tempfile.gettempdir() + "/kfiber-hypothesis")
 
 EXAMPLES = 30
+# How many times that many, at most, for coming by what one run usually comes by.
+SEEDS = 20
 CHECK = settings(
     max_examples=240 if STRESS else EXAMPLES,
     stateful_step_count=50,
@@ -582,13 +584,18 @@ MISTAKES = [
 ]
 
 
-def check_against(model, examples):
-    """As the guest's check, with a model in place of the module; counts what came of it."""
+def check_against(model, seed):
+    """As the guest's check, with a model in place of the module; counts what came of it.
+
+    What hypothesis makes of a seed is its version's, and changes with the modules that are loaded.
+    """
     connect = staticmethod(functools.partial(Simulated, model=model))
     outcomes = collections.Counter()
     machine = type("Machine", (Machine,), {"connect": connect, "outcomes": outcomes})
-    few = settings(CHECK, max_examples=examples, derandomize=True, phases=[Phase.generate])
-    run(machine, few)
+    few = settings(CHECK, max_examples=EXAMPLES, derandomize=False, phases=[Phase.generate])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "global_force_seed", seed)
+        run(machine, few)
     return outcomes
 
 
@@ -652,12 +659,16 @@ def test_the_models_threads():
 
 
 def test_every_outcome_is_come_by():
-    came = check_against(Model, EXAMPLES)
-    wanted = {(request, err) for request, errors in OUTCOMES.items() for err in errors}
-    assert wanted - set(came) == set()
+    missing = {(request, err) for request, errors in OUTCOMES.items() for err in errors}
+    for seed in range(SEEDS):
+        missing -= set(check_against(Model, seed))
+        if not missing:
+            break
+    assert missing == set()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_found(mistake):
     with pytest.raises(AssertionError):
-        check_against(mistake, EXAMPLES)
+        for seed in range(SEEDS):
+            check_against(mistake, seed)

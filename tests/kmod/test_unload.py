@@ -332,6 +332,45 @@ def test_fallback_hides_addresses(fallback, target):
     assert int(dict(blocks(target.pid)[0])["Initial entry point"], 16) > 0
 
 
+def test_fallback_is_closed_to_other_pid_namespaces(fallback, target):
+    """There /proc/PID is not to be seen either."""
+    file = f"/proc/fiber/{target.pid}"
+    assert Path(file).read_text()
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", "cat", file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "closed"),
+    [
+        ("hidepid=off", False),
+        ("hidepid=invisible", True),
+        (f"hidepid=invisible,gid={STRANGER}", False),
+        (f"hidepid=ptraceable,gid={STRANGER}", True),
+    ],
+)
+def test_fallback_honours_hidepid(fallback, target, options, closed):
+    subprocess.run(["mount", "-t", "proc", "-o", options, "proc", "/mnt"], check=True, timeout=30)
+    try:
+        files = [Path("/mnt", str(target.pid), "status"), Path("/mnt/fiber", str(target.pid))]
+        seen = as_user(STRANGER, files[0].exists)
+        assert seen is not closed
+        if closed:
+            with pytest.raises(FileNotFoundError):
+                as_user(STRANGER, files[1].read_text)
+        else:
+            assert as_user(STRANGER, files[1].read_text)
+        assert files[1].read_text()
+    finally:
+        subprocess.run(["umount", "/mnt"], check=True, timeout=30)
+
+
 def test_fallback_follows_processes(fallback):
     with Target() as target:
         target.do("open")

@@ -123,7 +123,8 @@ def test_a_slow_command_is_ended():
 )
 def test_no_machine_is_left_behind(number, status):
     with subprocess.Popen(
-        [*PLAIN, "sh", "-c", "echo up; sleep 1000"],
+        # A shell's background jobs ignore SIGINT, and their children would.
+        ["env", "--default-signal=INT", *PLAIN, "sh", "-c", "echo up; sleep 1000"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
