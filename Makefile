@@ -7,6 +7,8 @@ help:
 	@echo "make demo      see fibers run in a kernel, in a virtual machine"
 	@echo "make test      all tests, here and in the virtual machine"
 	@echo "make test-all  the same, then the long ones and the other kernels"
+	@echo "make fuzz      random requests on the debug kernel; FUZZ=\"--seed N\" for the same again"
+	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
 	@echo "make bench     what a switch costs, and a fiber's memory; BENCH=... some of it"
 	@echo "make check     types, style, and the module's sparse and checkpatch"
 	@echo "make clean     what was built; make distclean: .venv too"
@@ -27,8 +29,8 @@ test: build
 	$(BIN)/python -m pytest
 
 # The module once more: longer, on one processor, preemptible everywhere, with the report's
-# look-ups, on another kernel.
-GUEST := $(BIN)/python -m pytest tests/kmod tests/lib tests/bench
+# look-ups, on another kernel, on the one that checks itself.
+GUEST := $(BIN)/python -m pytest -m guest tests/kmod tests/fuzz tests/lib tests/bench
 
 test-all: test test-long fuzz
 
@@ -37,15 +39,15 @@ test-long: build
 	$(GUEST) --guest-cpus 1 --guest-parameter lookup=hash
 	$(GUEST) --guest-append preempt=full --guest-parameter lookup=scan
 	$(GUEST) --guest-kernel 6.12
-	$(GUEST) --guest-kernel debug
+	$(GUEST) --guest-kernel debug --guest-memory 3072
 
 # Two million requests on the debug kernel; FUZZ="--seed N" does one again.
 fuzz: build
-	$(BIN)/python tests/fuzz/fuzz.py --kernel debug --calls 2000000 $(FUZZ)
+	$(BIN)/python tests/fuzz/fuzz.py --kernel debug --memory 3072 --calls 2000000 $(FUZZ)
 
 # Ten minutes of loading, living and unloading, on the debug kernel.
 soak: build
-	KFIBER_SOAK=600 $(BIN)/python -m pytest -s tests/kmod/test_soak.py --guest-kernel debug
+	KFIBER_SOAK=600 $(BIN)/python -m pytest -s tests/kmod/test_soak.py --guest-kernel debug --guest-memory 3072
 
 bench: build
 	$(BIN)/python bench/run.py $(BENCH)

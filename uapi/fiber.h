@@ -144,7 +144,10 @@ struct fiber_fls {
  * the signal mask. All other registers are lost: declare them clobbered.
  * EPERM: the caller is no fiber. ESRCH: no such fiber. EINVAL: the calling
  * fiber itself, or the caller is on its signal's alternate stack (which the
- * kernel cannot see where SS_AUTODISARM is set: do not switch there). EBUSY: that
+ * kernel cannot see where SS_AUTODISARM is set: do not switch there). A fiber
+ * left inside a signal handler and resumed on another thread gives that thread,
+ * when the handler returns, the alternate stack of the thread that the signal
+ * came to (sigreturn restores it): set uc_stack before returning. EBUSY: that
  * fiber is running. EOWNERDEAD: it was a thread that has ended. EOPNOTSUPP: a
  * shadow stack. EBUSY, and EINVAL for the fiber itself, count as its failed
  * activations.

@@ -13,7 +13,8 @@
  * Thread-safety: everything may be called from all threads at once.
  * fiber_switch() and the fiber_fls_ and fiber_self() functions are async-signal-safe.
  * A signal whose handler switches must be blocked while a lock is held, inside
- * malloc(), and when a thread ends.
+ * malloc(), and when a thread ends. Where handlers have alternate stacks, one that
+ * switches must set its frame's uc_stack to its thread's before it returns.
  *
  * A fiber whose function returns ends its thread, as with Windows. A start
  * routine of a thread that returns while the thread's own fiber is on another

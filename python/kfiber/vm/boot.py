@@ -69,7 +69,8 @@ class Machine:
     icount: bool = False
     append: str = ""
     accel: str = "auto"
-    boot_timeout: float = 120.0
+    # An emulated debug kernel on a busy machine takes minutes.
+    boot_timeout: float = 300.0
 
 
 @dataclass(frozen=True)
