@@ -140,6 +140,12 @@ struct fiber_thread {
 	struct rcu_head rcu;
 };
 
+/* In ns. */
+struct fiber_times {
+	u64 exec_time;
+	u64 longest_run;
+};
+
 /*
  * Values of fiber.owner besides the address of the thread that runs it. With
  * FIBER_DOOMED on top of the address, the thread whose own fiber this is has
@@ -164,6 +170,7 @@ struct fiber_thread {
  * @activations, @exec_time, @longest_run, @last_switch: the owner's, under the
  *        thread's seq; times in ns, the last by local_clock()
  * @failed: failed activations, by anybody
+ * @shown: the times that were last shown; the process's lock
  * @entry, @arg, @stack_start, @stack_size, @first_mask: as created; constant
  * @parent: pid of the creating thread; a reference
  * @name: zero-terminated; the process's lock
@@ -185,6 +192,7 @@ struct fiber {
 	u64 longest_run;
 	u64 last_switch;
 	atomic64_t failed;
+	struct fiber_times shown;
 
 	u64 entry;
 	u64 arg;
@@ -334,11 +342,6 @@ long fiber_fls_set(struct fiber *fiber, const struct fiber_fls __user *user);
 long fiber_fls_get(struct fiber *fiber, struct fiber_fls __user *user);
 
 /* account.c */
-struct fiber_times {
-	u64 exec_time;
-	u64 longest_run;
-};
-
 void fiber_account_start(struct fiber_thread *thread, struct fiber *fiber);
 void fiber_account_switch(struct fiber_thread *thread, struct fiber *to);
 void fiber_account_read(const struct fiber *fiber, struct fiber_thread *thread,

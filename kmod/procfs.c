@@ -106,8 +106,13 @@ static bool may_see_addresses(struct file *file, struct fiber_process *process)
 		file_ns_capable(file, process->mm->user_ns, CAP_SYS_PTRACE));
 }
 
-/* Under the process's lock. Returns whether the fiber is still there. */
-static bool fiber_look(struct fiber_process *process, const struct fiber *fiber,
+/*
+ * Under the process's lock. Returns whether the fiber is still there.
+ *
+ * The time of a fiber that runs is an estimate: the scheduler may book less, as
+ * its clock can leave interrupts out. What was shown once does not go back.
+ */
+static bool fiber_look(struct fiber_process *process, struct fiber *fiber,
 		       struct pid_namespace *pid_ns, struct fiber_snapshot *snapshot)
 {
 	struct fiber_thread *thread;
@@ -122,6 +127,10 @@ static bool fiber_look(struct fiber_process *process, const struct fiber *fiber,
 	snapshot->running = thread;
 	snapshot->thread = thread ? pid_nr_ns(thread->pid, pid_ns) : 0;
 	rcu_read_unlock();
+
+	fiber->shown.exec_time = max(fiber->shown.exec_time, snapshot->times.exec_time);
+	fiber->shown.longest_run = max(fiber->shown.longest_run, snapshot->times.longest_run);
+	snapshot->times = fiber->shown;
 
 	if (owner == FIBER_DELETED)
 		return false;

@@ -331,12 +331,10 @@ class Machine(RuleBasedStateMachine):
         before = self.times.get(id)
         if before:
             assert before[2] == entry
-            # What is shown of a running fiber is an estimate, and can turn out to be too high.
-            if not before[4]:
-                assert before[0] <= cpu and before[1] <= longest
-                # It has not run since.
-                if before[3] == fiber.activations:
-                    assert before[:2] == (cpu, longest)
+            assert before[0] <= cpu and before[1] <= longest
+            # It has not run since.
+            if not before[4] and before[3] == fiber.activations:
+                assert before[:2] == (cpu, longest)
         self.times[id] = cpu, longest, entry, fiber.activations, bool(fiber.thread)
         return cpu
 
