@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The debug kernel's way into the cache, with a source that takes no time to build."""
 
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +105,26 @@ def test_missing_tools_are_told_before_anything_is_fetched(monkeypatch, tmp_path
     with pytest.raises(VmError, match=r"^no no-such-tool, .*; mend: apt-get install ") as caught:
         debug.get()
     assert caught.value.status == MISSING
+
+
+def test_a_build_that_is_told_to_end_leaves_nothing(tree, tmp_path):
+    cache = tree(build=f"echo $$$$ >{tmp_path}/compiler && sleep 1000")
+    script = (
+        "import sys; from pathlib import Path; from kfiber.cli import main; "
+        "from kfiber.vm import source; source.archive = lambda: Path(sys.argv[1]); "
+        "sys.exit(main(['vm', 'fetch', '--kernel', 'debug']))"
+    )
+    words = [sys.executable, "-c", script, tmp_path / "linux-source-6.1.tar.xz"]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+        compiler = tmp_path / "compiler"
+        deadline = time.monotonic() + 60
+        while not compiler.exists() or not compiler.read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert [path.name for path in (cache / "kernels").iterdir()] == [".debug-lock"]
+    stat = Path("/proc", compiler.read_text().strip(), "stat")
+    while stat.exists() and stat.read_text().rpartition(") ")[2][0] not in "ZX":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -119,8 +119,7 @@ def _add_kernel(parser: argparse.ArgumentParser) -> None:
 
 def run_main(args: argparse.Namespace) -> int:
     """Runs the command and returns its status, or one of those above."""
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGHUP, _end)
+    _end_orderly()
     # Before anything is fetched for it.
     boot.qemu()
     kernel = kernels.get(args.kernel)
@@ -156,12 +155,18 @@ def run_main(args: argparse.Namespace) -> int:
 
 def fetch_main(args: argparse.Namespace) -> int:
     """Prints the build directory."""
+    _end_orderly()
     print(kernels.get(args.kernel).build)
     return 0
 
 
+def _end_orderly() -> None:
+    """Makes the signals that end a program an exception: whatever is half done gets undone."""
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, _end)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    # As an exception, so that whatever is half done gets undone.
     sys.exit(128 + number)
 
 
