@@ -302,10 +302,9 @@ static int local_convert(unsigned int flags, fiber_id_t *id)
 	stack_measure(self);
 	clock_measure();
 	control = &controls[*id & SLOT_MASK];
-	*control = (struct control) {
-		.owner = GENERATION(*id) | self->number,
-		.home = self->number,
-	};
+	control->home = self->number;
+	atomic_store_explicit(&control->owner, GENERATION(*id) | self->number,
+			      memory_order_release);
 	slot_show(*id, FIBER_STATE_RUNNING, self->number, "");
 	self->current = self->own = control;
 	self->slot = slot_of(control);
