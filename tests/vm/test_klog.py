@@ -27,7 +27,6 @@ from kfiber.vm.klog import problems
         "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [app:77]",
         "UBSAN: shift-out-of-bounds in fiber.c:3:4",
         "unreferenced object 0xffff888003 (size 64):",
-        "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
         "list_add corruption. prev->next should be next",
         "kfiber: problem: the module does not unload",
     ],

@@ -20,7 +20,6 @@ PATTERNS = (
     r"watchdog: ",
     r"UBSAN: ",
     r"KASAN: ",
-    r"kmemleak: .* new suspected memory leaks",
     r"(list_add|list_del) corruption",
     r"unreferenced object 0x",
     # session.sh says so.
