@@ -218,15 +218,21 @@ static int slot_take(uint64_t *id)
 	return 0;
 }
 
+/* By the fiber's owner. */
+static void storage_drop(struct control *control)
+{
+	if (control->storage)
+		munmap(control->storage, sizeof(*control->storage));
+	control->storage = NULL;
+}
+
 /* With the lock held, by the fiber's owner: its id is gone. */
 static void slot_give(uint64_t id)
 {
 	uint32_t slot = id & SLOT_MASK;
 	struct control *control = &controls[slot];
 
-	if (control->storage)
-		munmap(control->storage, sizeof(*control->storage));
-	control->storage = NULL;
+	storage_drop(control);
 	memset(&slots[slot], 0, sizeof(slots[slot]));
 	generation += SLOTS;
 	control->next_free = free_slots;
@@ -308,7 +314,6 @@ static int local_convert(unsigned int flags, fiber_id_t *id)
 	slot_show(*id, FIBER_STATE_RUNNING, self->number, "");
 	self->current = self->own = control;
 	self->slot = slot_of(control);
-	self->slot->activations = 0;
 	self->since = self->slot->last_switch;
 	self->current_id = areas[self->number].fiber = *id;
 	return 0;
@@ -445,19 +450,13 @@ static inline void release(struct control *control, uint32_t number)
 	futex(&control->owner, FUTEX_WAKE, INT_MAX);
 }
 
-/* The part of a switch on the other side, also a new fiber's first. */
-static inline void arrived(struct control *left)
+/* The part of a switch on the other side; switch_start calls it for a new fiber. */
+void user_arrived(struct control *left)
 {
 	struct thread *self = thread_self();
 
 	release(left, self->number);
 	busy_end(self);
-}
-
-/* Called by switch_start. */
-void user_arrived(struct control *left)
-{
-	arrived(left);
 }
 
 /*
@@ -499,18 +498,26 @@ static int switch_nested(fiber_id_t id)
 	return EAGAIN;
 }
 
+/* Books the run that ends now. */
+static inline void book(struct thread *self, uint64_t now)
+{
+	uint64_t run = now - self->since;
+
+	self->slot->run_time += run;
+	if (run > self->slot->longest_run)
+		self->slot->longest_run = run;
+	self->slot->area = 0;
+}
+
 /* Books the run that ends now, and makes the thread run `to`. */
 static inline void account(struct thread *self, struct control *to, fiber_id_t id)
 {
 	struct fiber_slot *from_slot = self->slot, *to_slot = slot_of(to);
-	uint64_t now = cycles(), run = now - self->since;
+	uint64_t now = cycles();
 
-	from_slot->run_time += run;
-	if (run > from_slot->longest_run)
-		from_slot->longest_run = run;
+	book(self, now);
 	from_slot->last_switch = now;
 	from_slot->state = FIBER_STATE_SUSPENDED;
-	from_slot->area = 0;
 	to_slot->activations++;
 	to_slot->last_switch = now;
 	to_slot->state = FIBER_STATE_RUNNING;
@@ -551,7 +558,7 @@ static int local_switch_to(fiber_id_t id)
 	self->slot->sp = (uintptr_t)__builtin_frame_address(0);
 	account(self, to, id);
 	left = switch_stacks(from, to);
-	arrived(left);
+	user_arrived(left);
 	return 0;
 
 refuse:
@@ -615,15 +622,10 @@ static void local_leave(void)
 	struct thread *self = thread_self();
 	struct control *control = self->current;
 	struct fiber_slot *slot = self->slot;
-	uint64_t run;
 
 	if (!self->number)
 		return;
-	run = cycles() - self->since;
-	slot->run_time += run;
-	if (run > slot->longest_run)
-		slot->longest_run = run;
-	slot->area = 0;
+	book(self, cycles());
 	if (control->home) {
 		slot->state = FIBER_STATE_FINISHED;
 		thread_clear(self);
@@ -631,9 +633,7 @@ static void local_leave(void)
 		futex(&control->owner, FUTEX_WAKE, INT_MAX);
 		return;
 	}
-	if (control->storage)
-		munmap(control->storage, sizeof(*control->storage));
-	control->storage = NULL;
+	storage_drop(control);
 	control_begin(control);
 	slot->state = FIBER_STATE_NEW;
 	thread_clear(self);
@@ -666,6 +666,14 @@ static void local_keep(void)
 		areas[self->number].tid = (uint32_t)gettid();
 }
 
+/* The fiber of that id, or NULL. With the lock held, which keeps it from being deleted. */
+static struct control *control_living(fiber_id_t id)
+{
+	struct control *control = control_find(id);
+
+	return control && refusal(id, atomic_load(&control->owner)) != ESRCH ? control : NULL;
+}
+
 static int local_set_name(fiber_id_t id, const char *name)
 {
 	struct control *control;
@@ -676,10 +684,9 @@ static int local_set_name(fiber_id_t id, const char *name)
 	if (!id && local_self(&id))
 		return EPERM;
 	strncpy(padded, name, sizeof(padded) - 1);
-	/* The lock keeps it from being deleted. */
 	lock_take(&state);
-	control = control_find(id);
-	if (!control || refusal(id, atomic_load(&control->owner)) == ESRCH)
+	control = control_living(id);
+	if (!control)
 		err = ESRCH;
 	else
 		memcpy(slot_of(control)->name, padded, sizeof(padded));
@@ -698,10 +705,9 @@ static int local_get_stat(fiber_id_t id, struct fiber_stat *stat)
 	struct lock_state state;
 	int err = 0;
 
-	/* The lock keeps it from being deleted. */
 	lock_take(&state);
-	control = control_find(id);
-	if (!control || refusal(id, atomic_load(&control->owner)) == ESRCH) {
+	control = control_living(id);
+	if (!control) {
 		err = ESRCH;
 	} else {
 		const struct fiber_slot slot = *slot_of(control);
