@@ -32,7 +32,7 @@
 #define SLOTS		(1u << FIBER_SLOT_BITS)
 #define SLOT_MASK	((uint64_t)SLOTS - 1)
 #define GENERATION(id)	((id) & ~SLOT_MASK)
-#define AREAS		4096u
+#define AREAS		FIBER_AREAS
 
 _Static_assert(offsetof(struct control, sp) == CONTROL_SP, "switch_x86_64.S knows it");
 _Static_assert(sizeof(struct fiber_slot) == 192, "three cache lines");

@@ -203,17 +203,59 @@ struct fiber_fls {
  * The table of observations: what an engine that switches in user mode notes
  * about its fibers, for others to read. Zero where nothing was ever written.
  *
- *	struct fiber_table	a page of its own, found by its name in /proc/PID/maps:
- *				a memfd called FIBER_TABLE_NAME
- *	struct fiber_slot	in an array, by slot of the id
+ *	struct fiber_table	the head
  *	struct fiber_area	in an array, by number of the thread, which begins at 1
+ *	struct fiber_slot	in an array, by slot of the id
  *
  * Readers take no lock: each word is whole, and several words together may be
- * of two moments. Nothing in it is ever believed by who switches.
+ * of two moments. Nothing in it is ever believed by who switches but
+ * fiber_area.dead, which only ever makes a fiber free that is not.
+ *
+ * In private memory (engine `local`) the head is a page that is found by its name
+ * in /proc/PID/maps: a memfd called FIBER_TABLE_NAME. Shared with the module
+ * (engine `mapped`) it is what mmap() of /dev/fiber gives:
+ *
+ *	mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
+ *
+ * with the head at 0, the areas at FIBER_TABLE_AREAS_AT and the slots at
+ * FIBER_TABLE_SLOTS_AT. `length` goes up to FIBER_TABLE_SIZE(number of slots).
+ * The head is there at once, an area from FIBER_IOC_ATTACH on, slots from
+ * FIBER_IOC_COMMIT on; SIGBUS beyond. All mappings of a process show the same
+ * table, until its image ends; a forked child has none. EINVAL: private,
+ * executable, too long, or not from 0. EPERM: a foreign descriptor. EBUSY: the
+ * process has fibers that the module switches. ENOMEM. mprotect() cannot make it
+ * executable, mremap() not longer.
  */
 #define FIBER_TABLE_NAME	"kfiber-table"
 #define FIBER_TABLE_MAGIC	0x72656269666bULL	/* "kfiber" */
-#define FIBER_TABLE_VERSION	1
+#define FIBER_TABLE_VERSION	2
+
+/* Areas there are: threads that are fibers at a time, and one more. */
+#define FIBER_AREAS		4096
+
+#define FIBER_TABLE_AREAS_AT	4096
+#define FIBER_TABLE_SLOTS_AT	(FIBER_TABLE_AREAS_AT + FIBER_AREAS * 64)
+#define FIBER_TABLE_SIZE(slots)	\
+	((FIBER_TABLE_SLOTS_AT + (__u64)(slots) * 192 + 4095) & ~(__u64)4095)
+
+/*
+ * [register: number of slots] Makes room in the table for slots below that one;
+ * less than there is does nothing. EINVAL: no table. EAGAIN: more than the
+ * module's max_fibers (and slot 0). ENOMEM: RLIMIT_MEMLOCK, or no memory.
+ */
+#define FIBER_IOC_COMMIT	_IO(FIBER_IOC_MAGIC, 0x20)
+
+/*
+ * [register: number] The calling thread runs fibers of the table as that area,
+ * until it ends or detaches. The kernel zeroes the area, sets its `tid`, and
+ * from then on adds to `off`. EINVAL: no table, or no such area. EEXIST: the
+ * thread is attached, or a fiber that the module switches. EBUSY: another
+ * living thread has that area. EOPNOTSUPP: the thread has a shadow stack. ENOMEM.
+ */
+#define FIBER_IOC_ATTACH	_IO(FIBER_IOC_MAGIC, 0x21)
+
+/* The kernel leaves the calling thread alone again. EPERM: it is not attached. */
+#define FIBER_IOC_DETACH	_IO(FIBER_IOC_MAGIC, 0x22)
 
 /**
  * struct fiber_table - the head of the table
@@ -254,48 +296,60 @@ struct fiber_table {
  * struct fiber_slot - what is to be seen of a fiber
  * @id: 0: none
  * @activations: how often it was switched to
- * @failed: failed activations
- * @run_time: time on a thread without the current run, in cycles
+ * @run_time: time on a thread without the current run, in cycles; with `mapped`
+ *	without time off the CPU
  * @longest_run: the longest single one, in cycles
  * @last_switch: cycle counter when it was last switched to or from
- * @sp: stack pointer while suspended
+ * @sp, @ip: stack and instruction pointer while suspended
  * @state: FIBER_STATE_*
- * @area: the thread that runs it, counted from 1; else 0
- * @entry, @stack_start, @stack_size: as created
- * @parent: pid of the thread that created it
+ * @area: number of the thread that runs it; else 0
+ * @failed: failed activations
+ * @entry, @stack_start, @stack_size: as created; 0 for a thread's own
+ * @parent: pid of the thread that created it, as the process sees it
+ * @pad: 0
  * @name: zero-terminated
+ *
+ * The first cache line is what a switch writes.
  */
 struct fiber_slot {
 	__u64 id;
 	__u64 activations;
-	__u64 failed;
 	__u64 run_time;
 	__u64 longest_run;
 	__u64 last_switch;
 	__u64 sp;
+	__u64 ip;
 	__u32 state;
 	__u32 area;
 
+	__u64 failed;
 	__u64 entry;
 	__u64 stack_start;
 	__u64 stack_size;
 	__u32 parent;
-	__u32 pad[9];
+	__u32 pad[7];
 
 	char name[FIBER_NAME_SIZE];
 };
 
 /**
  * struct fiber_area - a thread that runs fibers
- * @tid: its pid; 0: none
- * @pad: 0
+ * @tid: its pid, as the process sees it; 0: none
+ * @dead: the thread has executed its last instruction in user mode (kernel)
  * @fiber: the id of the one that it runs
+ * @since: cycle counter when that run began
+ * @off: cycles off the CPU; only ever grows (kernel; 0 with `local`)
+ * @off_since: @off when that run began
+ * @reserved: 0
  */
 struct fiber_area {
 	__u32 tid;
-	__u32 pad;
+	__u32 dead;
 	__u64 fiber;
-	__u64 reserved[6];
+	__u64 since;
+	__u64 off;
+	__u64 off_since;
+	__u64 reserved[3];
 };
 
 #endif /* _UAPI_FIBER_H */

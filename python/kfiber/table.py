@@ -18,9 +18,9 @@ from kfiber.stat import Fiber
 
 _NAME = "/memfd:kfiber-table (deleted)"
 _MAGIC = 0x72656269666B
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct("<Q6I5Q16s")
-_SLOT = struct.Struct("<7Q2I3QI36x64s")
+_SLOT = struct.Struct("<7Q2I4QI28x64s")
 _AREA = struct.Struct("<IIQ48x")
 _STATES = ("new", "running", "suspended", "finished")
 # Slots that are read at once.
@@ -79,8 +79,8 @@ def _read(memory: int, start: int, pid: int) -> list[Fiber]:
         count = min(_BATCH, used - first)
         raw = os.pread(memory, count * _SLOT.size, slots + first * _SLOT.size)
         for words in _SLOT.iter_unpack(raw):
-            (number, activations, failed, run, longest, last, sp, state, area, *rest) = words
-            entry, stack_start, stack_size, parent, name = rest
+            (number, activations, run, longest, last, sp, ip, state, area, *rest) = words
+            failed, entry, stack_start, stack_size, parent, name = rest
             if not number or state >= len(_STATES):
                 continue
             running = _STATES[state] == "running"
@@ -102,8 +102,7 @@ def _read(memory: int, start: int, pid: int) -> list[Fiber]:
                     longest_run_ns=nanoseconds(max(longest, current)),
                     last_switch_ns_ago=nanoseconds(ago),
                     entry=entry,
-                    # Of a suspended one only the stack pointer is kept.
-                    instruction_pointer=0,
+                    instruction_pointer=0 if running else ip,
                     stack_pointer=0 if running else sp,
                     stack_start=stack_start,
                     stack_size=stack_size,
