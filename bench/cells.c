@@ -487,7 +487,7 @@ static _Noreturn void run_process(unsigned int number)
 	uintptr_t i;
 	int err;
 
-	masks_travel = fiber_engine() && strcmp(fiber_engine(), "local");
+	masks_travel = fiber_engine() && !strcmp(fiber_engine(), "kernel");
 	if (!masks_travel) {
 		if (options.sabotage && !strcmp(options.sabotage, "mask"))
 			give_up("--sabotage mask: this engine's masks are the threads'", EINVAL);

@@ -7,9 +7,9 @@
 #include "end.h"
 #include "engine.h"
 #include "fls.h"
+#include "control.h"
 #include "lock.h"
 #include "switch.h"
-#include "table.h"
 
 /* Its value on a thread only says that the thread was converted. Made once, under the lock. */
 static pthread_key_t watch;
@@ -21,7 +21,6 @@ static void end_created(void)
 	const struct engine *engine = engine_current();
 	struct values *values = NULL;
 	struct lock_state state;
-	struct record *record;
 	sigset_t all;
 	fiber_id_t id;
 
@@ -34,14 +33,11 @@ static void end_created(void)
 
 	if (!engine || engine->self(&id))
 		return;		/* a forked child, where this is only a stack */
-	record = table_find(id);
-	if (record) {
-		lock_take(&state);
-		values = atomic_exchange(&record->values, NULL);
-		values_close(values);
-		lock_drop(&state);
-		values_destroy(values);
-	}
+	lock_take(&state);
+	values = atomic_exchange(&control_at(id)->values, NULL);
+	values_close(values);
+	lock_drop(&state);
+	values_destroy(values);
 	while (engine->retire() == EINTR)
 		;
 }
@@ -85,13 +81,13 @@ static void end_thread(void *unused)
 
 int end_watch(void)
 {
-	int err;
+	struct lock_state state;
+	int err = 0;
 
-	if (!watching) {
+	lock_take(&state);
+	if (!watching)
 		err = pthread_key_create(&watch, end_thread);
-		if (err)
-			return err;
-		watching = true;
-	}
-	return pthread_setspecific(watch, &watch);
+	watching |= !err;
+	lock_drop(&state);
+	return err ? err : pthread_setspecific(watch, &watch);
 }

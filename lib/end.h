@@ -16,7 +16,7 @@
 #ifndef LIBFIBER_END_H
 #define LIBFIBER_END_H
 
-/* The calling thread is a fiber: takes notice of its end. With the lock held. ENOMEM, EAGAIN. */
+/* The calling thread is a fiber: takes notice of its end. ENOMEM, EAGAIN. */
 int end_watch(void);
 
 #endif /* LIBFIBER_END_H */

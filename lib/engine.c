@@ -18,8 +18,10 @@ static bool fixed;
 /* Written under the lock, read by all. */
 static const struct engine *_Atomic current;
 
-/* What "auto" tries, in this order; the last one is always there. */
-static const struct engine *const engines[] = { &engine_kernel, &engine_local };
+/* What "auto" tries, in this order. */
+static const struct engine *const engines[] = {
+	&engine_mapped, &engine_local, &engine_kernel,
+};
 
 #define ENGINES (sizeof(engines) / sizeof(engines[0]))
 
@@ -94,17 +96,32 @@ int engine_open(void)
 	return err;
 }
 
-bool engine_fork(void)
+void engine_fork_prepare(void)
 {
 	const struct engine *engine = engine_current();
 
+	if (engine && engine->prepare)
+		engine->prepare();
+}
+
+void engine_fork_parent(void)
+{
+	const struct engine *engine = engine_current();
+
+	if (engine && engine->parent)
+		engine->parent();
+}
+
+bool engine_fork_child(void)
+{
+	const struct engine *engine = engine_current(), *kept = NULL;
+
 	if (!engine)
 		return false;
-	if (engine->keep) {
-		engine->keep();
-		return true;
-	}
-	atomic_store_explicit(&current, NULL, memory_order_release);
-	engine->close();
-	return false;
+	if (engine->keep)
+		kept = engine->keep();
+	else
+		engine->close();
+	atomic_store_explicit(&current, kept, memory_order_release);
+	return kept;
 }

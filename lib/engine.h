@@ -2,10 +2,11 @@
 /*
  * The seam between the API and what switches fibers.
  *
- * An engine knows which fibers exist, who runs them and how one is left for
- * another. It knows nothing of stacks' memory, of keys or of records: those are
- * the library's. All functions return 0 or an error number, touch no errno and
- * give the errors that include/fiber.h promises for the function they serve.
+ * An engine makes, frees and switches fibers; their control words (control.h)
+ * are there for each engine. It knows nothing of keys, threads' ends and
+ * exceptions: those are the library's. All functions return 0 or an error number,
+ * touch no errno and give the errors that include/fiber.h promises for the
+ * function they serve.
  */
 #ifndef LIBFIBER_ENGINE_H
 #define LIBFIBER_ENGINE_H
@@ -15,15 +16,27 @@
 #include <stdint.h>
 
 #include "include/fiber.h"
+#include "stack.h"
 
-/* A checked order for a new fiber. The top of the stack holds its return address. */
+struct control;
+struct values;
+
+/* A checked order for a new fiber. */
 struct engine_fiber {
-	uintptr_t entry;
-	uintptr_t arg;
-	uintptr_t stack_start;
+	void (*entry)(void *);
+	void *arg;
 	size_t stack_size;
 	unsigned int flags;
 	const char *name;	/* at most FIBER_NAME_MAX bytes, never NULL */
+};
+
+/* What is left of a fiber that cannot be found any more. */
+struct remains {
+	/* Closed (fls.h), to be destroyed before the rest is freed, which they may point into. */
+	struct values *values;
+	/* The engine's. */
+	struct control *control;
+	struct stack stack;
 };
 
 struct engine {
@@ -32,20 +45,24 @@ struct engine {
 	/* Called with the lock held; again after close(), and after a failure. */
 	int (*open)(void);
 	/*
-	 * In the child of a fork(), alone, with the lock held. Either the fibers stay
-	 * the parent's: gives up what they need. Or the child keeps them: finishes
-	 * those that other threads ran. The other one is NULL.
+	 * Around fork(), with the lock held. Either the fibers stay the parent's, and the
+	 * child gives up what they need by close(). Or it keeps them, all but those that
+	 * other threads ran, maybe with another engine, by keep(). What is not needed is
+	 * NULL.
 	 */
+	void (*prepare)(void);
+	void (*parent)(void);
 	void (*close)(void);
-	void (*keep)(void);
+	const struct engine *(*keep)(void);
 
-	/* Called with the lock held, so that an id and its record appear and go as one. */
+	/* Without the lock, as all that follow. */
 	int (*convert)(unsigned int flags, fiber_id_t *id);
-	int (*revert)(void);
-	int (*delete)(fiber_id_t id);
-
-	/* Called without the lock: the fiber begins with the caller's signal mask. */
+	int (*revert)(struct remains *remains);
 	int (*create)(const struct engine_fiber *order, fiber_id_t *id);
+	int (*delete)(fiber_id_t id, struct remains *remains);
+	/* After revert() or delete(): the memory. */
+	void (*free)(const struct remains *remains);
+
 	/* Finishes the calling thread's own fiber; may wait, and may give EINTR. */
 	int (*retire)(void);
 	/*
@@ -56,7 +73,7 @@ struct engine {
 	int (*set_name)(fiber_id_t id, const char *name);
 	int (*get_stat)(fiber_id_t id, struct fiber_stat *stat);
 
-	/* Async-signal-safe. */
+	/* Async-signal-safe. NULL: switch_x86_64.S does it. */
 	int (*switch_to)(fiber_id_t id);
 	int (*self)(fiber_id_t *id);
 	int (*fls_alloc)(uint64_t *index);
@@ -65,7 +82,7 @@ struct engine {
 	int (*fls_get)(uint64_t index, uint64_t *value);
 };
 
-extern const struct engine engine_kernel, engine_local;
+extern const struct engine engine_kernel, engine_mapped, engine_local;
 
 /*
  * The open engine; NULL before engine_open() succeeded, and in a forked child
@@ -82,7 +99,9 @@ int engine_open(void);
 /* With the lock held. EBUSY: engine_open() was called. EINVAL: no such engine. */
 int engine_choose(const char *name);
 
-/* In the child of a fork(), with the lock held. Returns whether the child keeps the fibers. */
-bool engine_fork(void);
+/* Around fork(), with the lock held. The child's says whether it keeps the fibers. */
+void engine_fork_prepare(void);
+void engine_fork_parent(void);
+bool engine_fork_child(void);
 
 #endif /* LIBFIBER_ENGINE_H */

@@ -1,94 +1,88 @@
 /* SPDX-License-Identifier: MIT */
+#include <stddef.h>
+#include <stdint.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "exception.h"
+#include "switch.h"
+#include "thread.h"
+
+/* struct __cxa_eh_globals of the Itanium C++ ABI, as two words. */
+struct exceptions {
+	uintptr_t caught;	/* the stack of caught exceptions */
+	uintptr_t uncaught;	/* how many are on their way; the upper half is padding */
+};
 
 /*
  * Both are of the C++ ABI. Weak: C programs have neither. The first allocates
  * on its first call on a thread, the second never does.
  */
-extern struct exception_state *__cxa_get_globals(void) __attribute__((weak));
-extern struct exception_state *__cxa_get_globals_fast(void) __attribute__((weak));
+extern struct exceptions *__cxa_get_globals(void) __attribute__((weak));
+extern struct exceptions *__cxa_get_globals_fast(void) __attribute__((weak));
 
 /*
- * Where the state lies, counted from the thread pointer. It is the same for all
- * threads if the C++ runtime was loaded with the program, and then each word is
- * read and written by one instruction relative to the thread pointer: a
- * signal handler that moves the fiber to another thread in between does
- * no harm. If it was loaded later, the address must be asked for, and such a
- * handler could interfere; users' handlers that switch are not expected there.
+ * See exception.h. The place is the same for all threads if the C++ runtime was
+ * loaded with the program, and then each word is read and written by one
+ * instruction relative to the thread pointer: a signal handler that moves the
+ * fiber to another thread in between does no harm. If it was loaded later, the
+ * address must be asked for, and such a handler could interfere; users' handlers
+ * that switch are not expected there.
  */
-#define OFFSET_NONE	((intptr_t)0)	/* no runtime, or no thread was seen yet */
-#define OFFSET_VARIES	((intptr_t)1)	/* never a real one: the state is aligned */
+_Atomic intptr_t exception_offset __attribute__((visibility("hidden")));
 
-static _Atomic intptr_t offset = OFFSET_NONE;
-
-static uintptr_t load(intptr_t at)
+static intptr_t from_thread_pointer(const void *address)
 {
-	uintptr_t value;
+	uintptr_t thread_pointer;
 
-	__asm__ volatile("movq %%fs:(%1), %0" : "=r"(value) : "r"(at) : "memory");
-	return value;
-}
-
-static void store(intptr_t at, uintptr_t value)
-{
-	__asm__ volatile("movq %0, %%fs:(%1)" : : "r"(value), "r"(at) : "memory");
+	__asm__("movq %%fs:0, %0" : "=r"(thread_pointer));
+	return (intptr_t)((uintptr_t)address - thread_pointer);
 }
 
 void exception_attach(void)
 {
-	intptr_t here, before = OFFSET_NONE;
-	uintptr_t thread;
+	static _Atomic bool varies;
+	intptr_t here, before = 0;
 
-	if (!__cxa_get_globals || !__cxa_get_globals_fast)
+	if (__cxa_get_globals && __cxa_get_globals_fast)
+		here = from_thread_pointer(__cxa_get_globals());
+	else
+		here = from_thread_pointer(thread_self()->exceptions);
+	if (atomic_load(&varies) ||
+	    atomic_compare_exchange_strong(&exception_offset, &before, here) || before == here)
 		return;
-	__asm__("movq %%fs:0, %0" : "=r"(thread));
-	here = (intptr_t)((uintptr_t)__cxa_get_globals() - thread);
-	if (!atomic_compare_exchange_strong(&offset, &before, here) && before != here)
-		atomic_store(&offset, OFFSET_VARIES);
+	atomic_store(&varies, true);
+	atomic_store(&exception_offset, 0);
 }
 
 /* Not inlined: a compiler may not carry the address over a switch. */
-static __attribute__((noinline)) struct exception_state swap_by_address(struct exception_state new)
+static __attribute__((noinline)) struct exceptions exchange(struct exceptions new)
 {
-	struct exception_state *here = __cxa_get_globals_fast();
-	struct exception_state old = *here;
+	intptr_t at = atomic_load(&exception_offset);
+	struct exceptions *here, old = { 0, 0 };
 
-	*here = new;
+	if (at) {
+		__asm__ volatile("movq %%fs:(%1), %0" : "=r"(old.caught) : "r"(at));
+		__asm__ volatile("movq %%fs:8(%1), %0" : "=r"(old.uncaught) : "r"(at));
+		__asm__ volatile("movq %0, %%fs:(%1)" : : "r"(new.caught), "r"(at) : "memory");
+		__asm__ volatile("movq %0, %%fs:8(%1)" : : "r"(new.uncaught), "r"(at) : "memory");
+	} else if (__cxa_get_globals_fast) {
+		here = __cxa_get_globals_fast();
+		/* NULL on a thread that was never attached: it is no fiber. */
+		if (here) {
+			old = *here;
+			*here = new;
+		}
+	}
 	return old;
 }
 
-struct exception_state exception_leave(void)
+int exception_switch(fiber_id_t id)
 {
-	const struct exception_state none = { 0, 0 };
-	intptr_t at = atomic_load_explicit(&offset, memory_order_relaxed);
-	struct exception_state state;
+	const struct exceptions none = { 0, 0 };
+	struct exceptions ours = exchange(none);
+	int err = switch_user(id);
 
-	if (at == OFFSET_NONE)
-		return none;
-	if (at == OFFSET_VARIES)
-		return swap_by_address(none);
-	state.caught = load(at);
-	state.uncaught = load(at + 8);
-	/* Usually both are 0 already, and a store that is not needed costs more than a test. */
-	if (state.caught)
-		store(at, 0);
-	if (state.uncaught)
-		store(at + 8, 0);
-	return state;
-}
-
-void exception_enter(struct exception_state state)
-{
-	intptr_t at = atomic_load_explicit(&offset, memory_order_relaxed);
-
-	if (at == OFFSET_NONE)
-		return;
-	if (at == OFFSET_VARIES) {
-		swap_by_address(state);
-		return;
-	}
-	store(at, state.caught);
-	store(at + 8, state.uncaught);
+	exchange(ours);
+	return err;
 }

@@ -1,40 +1,59 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The API: checks its arguments, and keeps engine, records and stacks in step.
+ * The API: checks its arguments, and asks the engine. fiber_switch() is in
+ * switch_x86_64.S.
  *
  * Lock order: the library's lock (lock.h) is outermost and alone. No callback
  * of the user runs under it.
  */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <string.h>
 
+#include "control.h"
 #include "end.h"
 #include "engine.h"
 #include "exception.h"
 #include "fls.h"
 #include "lock.h"
 #include "stack.h"
-#include "switch.h"
-#include "table.h"
+#include "thread.h"
 
-/* The state of the lock over a fork(), from prepare to parent and child. Under the lock itself. */
+/*
+ * Over a fork(), from prepare to parent and child; under the lock. No signal may come
+ * in between: in the child a handler would switch before all is in order.
+ */
 static struct lock_state fork_state;
+static sigset_t fork_mask;
 
 static void fork_prepare(void)
 {
 	struct lock_state state;
+	sigset_t all, mask;
 
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &mask);
 	lock_take(&state);
 	fork_state = state;
+	fork_mask = mask;
+	engine_fork_prepare();
+}
+
+static void fork_end(void)
+{
+	struct lock_state state = fork_state;
+	sigset_t mask = fork_mask;
+
+	lock_drop(&state);
+	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
 static void fork_parent(void)
 {
-	struct lock_state state = fork_state;
-
-	lock_drop(&state);
+	engine_fork_parent();
+	fork_end();
 }
 
 /*
@@ -44,18 +63,15 @@ static void fork_parent(void)
  */
 static void fork_child(void)
 {
-	struct lock_state state = fork_state;
-	struct record *record;
-	struct values *values;
-	struct stack stack;
-	bool kept = engine_fork();
-	size_t slot = 0;
+	struct control *control;
+	bool kept = engine_fork_child();
+	uint32_t slot = 1;
 
-	while (!kept && (record = table_next(&slot))) {
-		table_remove(record, &stack, &values);
-		values_free(values);
+	while (!kept && (control = control_next(&slot))) {
+		values_free(atomic_exchange(&control->values, NULL));
+		atomic_store(&control->owner, OWNER_NONE);
 	}
-	lock_drop(&state);
+	fork_end();
 }
 
 static int fork_error;
@@ -97,26 +113,8 @@ const char *fiber_engine(void)
 	return open_engine() ? NULL : engine_current()->name;
 }
 
-/* With the lock held. */
-static int convert_thread(unsigned int flags, fiber_id_t *id)
-{
-	int err;
-
-	err = end_watch();
-	if (err)
-		return err;
-	err = engine_current()->convert(flags, id);
-	if (err)
-		return err;
-	err = table_insert(*id, NULL, NULL);
-	if (err)
-		engine_current()->revert();
-	return err;
-}
-
 int fiber_convert(unsigned int flags, fiber_id_t *id)
 {
-	struct lock_state state;
 	fiber_id_t new;
 	int err;
 
@@ -125,159 +123,68 @@ int fiber_convert(unsigned int flags, fiber_id_t *id)
 	err = open_engine();
 	if (err)
 		return err;
+	err = end_watch();
+	if (err)
+		return err;
 	exception_attach();
-	lock_take(&state);
-	err = convert_thread(flags, &new);
-	lock_drop(&state);
+	err = engine_current()->convert(flags, &new);
 	if (!err && id)
 		*id = new;
 	return err;
 }
 
+/* What engine->delete() or revert() took away. The stack last: values may point into it. */
+static void bury(const struct engine *engine, const struct remains *remains)
+{
+	values_destroy(remains->values);
+	engine->free(remains);
+}
+
 int fiber_revert(void)
 {
 	const struct engine *engine = engine_current();
-	struct values *values = NULL;
-	struct lock_state state;
-	struct record *record;
-	struct stack stack;
-	fiber_id_t id;
+	struct remains remains;
 	int err;
 
-	if (!engine)
-		return EPERM;
-	lock_take(&state);
-	err = engine->self(&id);
+	err = engine ? engine->revert(&remains) : EPERM;
 	if (!err)
-		err = engine->revert();
-	if (!err) {
-		record = table_find(id);
-		if (record)
-			table_remove(record, &stack, &values);
-		values_close(values);
-	}
-	lock_drop(&state);
-	values_destroy(values);
-	return err;
-}
-
-/* The order is complete but for the stack. */
-static int create_on(const struct stack *stack, struct engine_fiber *order, fiber_id_t *id)
-{
-	const struct engine *engine = engine_current();
-	struct lock_state state;
-	uintptr_t top;
-	int err;
-
-	order->stack_start = (uintptr_t)stack->start;
-	order->stack_size = stack->size;
-	top = order->stack_start + order->stack_size;	/* 64-byte aligned: stack.h */
-	*(uintptr_t *)(top - sizeof(uintptr_t)) = SWITCH_RETURN;
-	/*
-	 * Without the lock, since the fiber gets this thread's signal mask. If it
-	 * also gets the slot of a fiber that is just being deleted, the insertion
-	 * waits until the former record is gone. Until then fiber_switch() lets
-	 * nobody in.
-	 */
-	err = engine->create(order, id);
-	if (err)
-		return err;
-	lock_take(&state);
-	err = table_insert(*id, (void *)order->arg, stack);
-	if (err)
-		engine->delete(*id);
-	lock_drop(&state);
+		bury(engine, &remains);
 	return err;
 }
 
 int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct fiber_attr *attr)
 {
 	static const struct fiber_attr defaults;
-	struct engine_fiber order = {
-		.entry = (uintptr_t)func,
-		.arg = (uintptr_t)arg,
-		.name = "",
-	};
-	struct lock_state state;
-	struct stack stack;
-	size_t stack_size;
-	fiber_id_t new;
-	int err;
+	const struct engine *engine = engine_current();
+	struct engine_fiber order = { .entry = func, .arg = arg, .name = "" };
 
 	if (!attr)
 		attr = &defaults;
-	stack_size = attr->stack_size ? attr->stack_size : STACK_DEFAULT;
+	order.stack_size = attr->stack_size ? attr->stack_size : STACK_DEFAULT;
 	order.flags = attr->flags;
 	if (attr->name)
 		order.name = attr->name;
-	if (!id || !func || stack_size < STACK_MIN || (attr->flags & ~FIBER_FPU) ||
+	if (!id || !func || order.stack_size < STACK_MIN || (attr->flags & ~FIBER_FPU) ||
 	    strnlen(order.name, FIBER_NAME_MAX + 1) > FIBER_NAME_MAX)
 		return EINVAL;
-	if (!engine_current())
-		return EPERM;
-	lock_take(&state);
-	err = stack_alloc(&stack, stack_size);
-	lock_drop(&state);
-	if (err)
-		return err;
-	err = create_on(&stack, &order, &new);
-	if (!err) {
-		*id = new;
-		return 0;
-	}
-	lock_take(&state);
-	stack_free(&stack);
-	lock_drop(&state);
-	return err;
-}
-
-int fiber_switch(fiber_id_t id)
-{
-	const struct engine *engine = engine_current();
-	struct exception_state state;
-	int err;
-
 	if (!engine)
 		return EPERM;
-	/*
-	 * A fiber without a record is still being created, or is none of this
-	 * library's: 0 never exists, so the engine says what is wrong.
-	 */
-	if (!table_find(id))
-		id = 0;
-	state = exception_leave();
-	err = engine->switch_to(id);
-	exception_enter(state);
-	return err;
+	if (order.stack_size > STACK_MAX)
+		return ENOMEM;
+	order.stack_size = (order.stack_size + STACK_PAGE - 1) & ~(size_t)(STACK_PAGE - 1);
+	return engine->create(&order, id);
 }
 
 int fiber_delete(fiber_id_t id)
 {
 	const struct engine *engine = engine_current();
-	struct values *values = NULL;
-	struct stack stack = { 0 };
-	struct lock_state state;
-	struct record *record;
+	struct remains remains;
 	int err;
 
-	if (!engine)
-		return ESRCH;
-	lock_take(&state);
-	record = table_find(id);
-	err = record ? engine->delete(id) : ESRCH;
-	if (!err) {
-		table_remove(record, &stack, &values);
-		values_close(values);
-	}
-	lock_drop(&state);
-	if (err)
-		return err;
-	/* The stack last: values may point into it. */
-	values_destroy(values);
-	lock_take(&state);
-	stack_free(&stack);
-	lock_drop(&state);
-	return 0;
+	err = engine ? engine->delete(id, &remains) : ESRCH;
+	if (!err)
+		bury(engine, &remains);
+	return err;
 }
 
 int fiber_self(fiber_id_t *id)
@@ -291,13 +198,9 @@ int fiber_self(fiber_id_t *id)
 
 void *fiber_data(void)
 {
-	struct record *record;
 	fiber_id_t id;
 
-	if (fiber_self(&id))
-		return NULL;
-	record = table_find(id);
-	return record ? record->arg : NULL;
+	return fiber_self(&id) ? NULL : control_at(id)->arg;
 }
 
 int fiber_set_name(fiber_id_t id, const char *name)

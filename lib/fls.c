@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "control.h"
 #include "engine.h"
 #include "fls.h"
 #include "lock.h"
@@ -118,12 +119,12 @@ int fiber_key_create(fiber_key_t *key, void (*destructor)(void *))
 }
 
 /* Takes the next value of a dying key away from its fiber. With the lock held. */
-static void *key_take(fiber_key_t key, size_t *slot)
+static void *key_take(fiber_key_t key, uint32_t *slot)
 {
-	struct record *record;
+	struct control *control;
 
-	while ((record = table_next(slot))) {
-		struct value *value = values_at(atomic_load(&record->values), key);
+	while ((control = control_next(slot))) {
+		struct value *value = values_at(atomic_load(&control->values), key);
 		void *data = value ? atomic_exchange(&value->data, NULL) : NULL;
 
 		if (data)
@@ -136,7 +137,7 @@ int fiber_key_delete(fiber_key_t key)
 {
 	void (*destructor)(void *) = NULL;
 	struct lock_state state;
-	size_t slot = 0;
+	uint32_t slot = 1;
 	int err = EINVAL;
 	void *data;
 
@@ -167,32 +168,30 @@ int fiber_key_delete(fiber_key_t key)
 	return 0;
 }
 
-/* The calling fiber's record, for a key that exists. */
-static int key_record(fiber_key_t key, struct record **record)
+/* The calling fiber's control words, for a key that exists. */
+static int key_control(fiber_key_t key, struct control **control)
 {
-	const struct engine *engine = engine_current();
 	fiber_id_t id;
 	int err;
 
 	if (key >= FIBER_KEYS_MAX || atomic_load(&keys[key].state) != KEY_USED)
 		return EINVAL;
-	err = engine ? engine->self(&id) : EPERM;
-	if (err)
-		return err;
-	*record = table_find(id);
-	return *record ? 0 : EPERM;
+	err = fiber_self(&id);
+	if (!err)
+		*control = control_at(id);
+	return err;
 }
 
-static int values_add(struct record *record, fiber_key_t key)
+static int values_add(struct control *control, fiber_key_t key)
 {
-	struct values *values = atomic_load(&record->values);
+	struct values *values = atomic_load(&control->values);
 	struct block *block;
 
 	if (!values) {
 		values = calloc(1, sizeof(*values));
 		if (!values)
 			return ENOMEM;
-		atomic_store_explicit(&record->values, values, memory_order_release);
+		atomic_store_explicit(&control->values, values, memory_order_release);
 	}
 	block = calloc(1, sizeof(*block));
 	if (!block)
@@ -204,23 +203,23 @@ static int values_add(struct record *record, fiber_key_t key)
 int fiber_key_set(fiber_key_t key, void *data)
 {
 	struct lock_state state;
-	struct record *record;
+	struct control *control;
 	struct value *value;
 	int err;
 
-	err = key_record(key, &record);
+	err = key_control(key, &control);
 	if (err)
 		return err;
-	value = values_at(atomic_load(&record->values), key);
+	value = values_at(atomic_load(&control->values), key);
 	if (!value) {
 		if (!data)
 			return 0;
 		lock_take(&state);
-		err = values_add(record, key);
+		err = values_add(control, key);
 		lock_drop(&state);
 		if (err)
 			return err;
-		value = values_at(atomic_load(&record->values), key);
+		value = values_at(atomic_load(&control->values), key);
 	}
 	atomic_store(&value->data, data);
 	return 0;
@@ -228,16 +227,16 @@ int fiber_key_set(fiber_key_t key, void *data)
 
 int fiber_key_get(fiber_key_t key, void **data)
 {
-	struct record *record;
+	struct control *control;
 	struct value *value;
 	int err;
 
 	if (!data)
 		return EINVAL;
-	err = key_record(key, &record);
+	err = key_control(key, &control);
 	if (err)
 		return err;
-	value = values_at(atomic_load(&record->values), key);
+	value = values_at(atomic_load(&control->values), key);
 	*data = value ? atomic_load(&value->data) : NULL;
 	return 0;
 }

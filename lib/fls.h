@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Process-wide keys whose values are per fiber. Made here, over records, and
+ * Process-wide keys whose values are per fiber. Made here, over control words, and
  * the same for each engine; the positions of fiber_fls_alloc() are the engine's.
  */
 #ifndef LIBFIBER_FLS_H
 #define LIBFIBER_FLS_H
-
-#include "table.h"
 
 struct values;
 

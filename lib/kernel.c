@@ -4,13 +4,17 @@
  * is one request on this process's own descriptor of /dev/fiber.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "control.h"
+#include "device.h"
 #include "engine.h"
+#include "fls.h"
+#include "lock.h"
+#include "stack.h"
 #include "switch.h"
 #include "uapi/fiber.h"
 
@@ -35,16 +39,9 @@ static int request_struct(unsigned long number, const void *argument)
 
 static int kernel_open(void)
 {
-	int file = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
+	int err = control_init();
 
-	if (file < 0)
-		return errno == ENOENT || errno == ENXIO ? ENODEV : errno;
-	if (switch_ioctl(file, FIBER_IOC_VERSION, 0) != FIBER_ABI_VERSION) {
-		close(file);
-		return EPROTO;
-	}
-	device = file;
-	return 0;
+	return err ? err : device_open(&device);
 }
 
 static void kernel_close(void)
@@ -52,42 +49,122 @@ static void kernel_close(void)
 	close(device);
 }
 
+/* Ids and control words appear and go as one, with the lock held. */
+static void control_begin(fiber_id_t id, void *arg, const struct stack *stack)
+{
+	struct control *control = control_at(id);
+
+	control->arg = arg;
+	control_set_stack(control, stack);
+	atomic_store_explicit(&control->owner, GENERATION(id) | OWNER_FREE, memory_order_release);
+	control_used(control_slot(control) + 1);
+}
+
+static void control_end(struct control *control, struct remains *remains)
+{
+	*remains = (struct remains) {
+		.values = atomic_exchange(&control->values, NULL),
+		.stack = control_stack(control),
+	};
+	atomic_store_explicit(&control->owner, OWNER_NONE, memory_order_relaxed);
+	values_close(remains->values);
+}
+
 static int kernel_convert(unsigned int flags, fiber_id_t *id)
 {
 	struct fiber_convert argument = { .flags = flags };
-	int err = request_struct(FIBER_IOC_CONVERT, &argument);
+	struct lock_state state;
+	int err;
 
-	if (!err)
+	lock_take(&state);
+	err = request_struct(FIBER_IOC_CONVERT, &argument);
+	if (!err) {
+		control_begin(argument.id, NULL, NULL);
 		*id = argument.id;
+	}
+	lock_drop(&state);
 	return err;
 }
 
-static int kernel_revert(void)
+static int kernel_self(fiber_id_t *id)
 {
-	return request(FIBER_IOC_REVERT, 0);
+	return request_struct(FIBER_IOC_SELF, id);
+}
+
+static int kernel_revert(struct remains *remains)
+{
+	struct lock_state state;
+	fiber_id_t id;
+	int err;
+
+	lock_take(&state);
+	err = kernel_self(&id);
+	if (!err)
+		err = request(FIBER_IOC_REVERT, 0);
+	if (!err)
+		control_end(control_at(id), remains);
+	lock_drop(&state);
+	return err;
 }
 
 static int kernel_create(const struct engine_fiber *order, fiber_id_t *id)
 {
 	struct fiber_create argument = {
-		.entry = order->entry,
-		.arg = order->arg,
-		.stack_start = order->stack_start,
-		.stack_size = order->stack_size,
+		.entry = (uintptr_t)order->entry,
+		.arg = (uintptr_t)order->arg,
 		.flags = order->flags,
 	};
+	struct lock_state state;
+	struct stack stack;
 	int err;
 
 	strncpy(argument.name, order->name, sizeof(argument.name) - 1);
+	lock_take(&state);
+	err = stack_alloc(&stack, order->stack_size);
+	if (err)
+		goto unlock;
+	argument.stack_start = (uintptr_t)stack.start;
+	argument.stack_size = stack.size;
+	/* 64-byte aligned: stack.h. */
+	((uintptr_t *)(stack.start + stack.size))[-1] = SWITCH_RETURN;
 	err = request_struct(FIBER_IOC_CREATE, &argument);
-	if (!err)
-		*id = argument.id;
+	if (err) {
+		stack_free(&stack);
+		goto unlock;
+	}
+	/* Until now kernel_switch_to() let nobody in. */
+	control_begin(argument.id, order->arg, &stack);
+	*id = argument.id;
+unlock:
+	lock_drop(&state);
 	return err;
 }
 
-static int kernel_delete(fiber_id_t id)
+static int kernel_delete(fiber_id_t id, struct remains *remains)
 {
-	return request(FIBER_IOC_DELETE, id);
+	struct control *control;
+	struct lock_state state;
+	int err = ESRCH;
+
+	lock_take(&state);
+	control = control_find(id);
+	if (control)
+		err = request(FIBER_IOC_DELETE, id);
+	if (!err)
+		control_end(control, remains);
+	lock_drop(&state);
+	return err;
+}
+
+static void kernel_free(const struct remains *remains)
+{
+	struct lock_state state;
+
+	if (!remains->stack.start)
+		return;
+	lock_take(&state);
+	stack_free(&remains->stack);
+	lock_drop(&state);
 }
 
 static int kernel_retire(void)
@@ -197,12 +274,8 @@ static int kernel_get_stat(fiber_id_t id, struct fiber_stat *stat)
 
 static int kernel_switch_to(fiber_id_t id)
 {
-	return request(FIBER_IOC_SWITCH, id);
-}
-
-static int kernel_self(fiber_id_t *id)
-{
-	return request_struct(FIBER_IOC_SELF, id);
+	/* One that is still being made, or none of this library's: 0 never exists. */
+	return request(FIBER_IOC_SWITCH, control_find(id) ? id : 0);
 }
 
 static int kernel_fls_alloc(uint64_t *index)
@@ -240,6 +313,7 @@ const struct engine engine_kernel = {
 	.revert = kernel_revert,
 	.create = kernel_create,
 	.delete = kernel_delete,
+	.free = kernel_free,
 	.retire = kernel_retire,
 	.set_name = kernel_set_name,
 	.get_stat = kernel_get_stat,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <stdint.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -40,20 +41,20 @@ static int map_error(size_t page)
 
 static int stack_map(struct stack *stack, size_t size, size_t page)
 {
-	stack->map_size = size + 2 * page;
-	stack->map = mmap(NULL, stack->map_size, PROT_READ | PROT_WRITE,
+	size_t map_size = size + 2 * page;
+	char *map = mmap(NULL, map_size, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-	if (stack->map == MAP_FAILED)
+	if (map == MAP_FAILED)
 		return map_error(page);
-	if (mprotect(stack->map, page, PROT_NONE)) {
+	if (mprotect(map, page, PROT_NONE)) {
 		/* Splitting a mapping in two fails for their number only, or for want of memory. */
 		int err = map_error(page);
 
-		munmap(stack->map, stack->map_size);
+		munmap(map, map_size);
 		return err;
 	}
 	stack->size = size;
-	stack->start = stack->map + 2 * page - colour * COLOUR_SIZE;
+	stack->start = map + 2 * page - colour * COLOUR_SIZE;
 	colour = (colour + 1) % COLOURS;
 	return 0;
 }
@@ -79,10 +80,11 @@ int stack_alloc(struct stack *stack, size_t size)
 
 void stack_free(const struct stack *stack)
 {
-	if (!stack->map)
-		return;
+	uintptr_t page = 4096;
+	char *map = (char *)(((uintptr_t)stack->start - 1) & ~(page - 1)) - page;
+
 	if (pooled < POOL_SIZE)
 		pool[pooled++] = *stack;
 	else
-		munmap(stack->map, stack->map_size);
+		munmap(map, stack->size + 2 * page);
 }

@@ -12,11 +12,13 @@
 /* Room for a signal frame with AVX-512 state (about 3 KiB) and the handler's own calls. */
 #define STACK_MIN	((size_t)16 << 10)
 
+#define STACK_PAGE 4096
+/* More than fits in any case; keeps sums from wrapping. */
+#define STACK_MAX ((size_t)1 << 43)
+
 struct stack {
-	char *map;		/* the mapping, guard page first; NULL: none */
-	size_t map_size;
-	char *start;		/* what the fiber may use */
-	size_t size;		/* at least what was asked for; start + size is 64-byte aligned */
+	char *start;		/* what the fiber may use; NULL: none */
+	size_t size;		/* whole pages; start + size is 64-byte aligned */
 };
 
 /*

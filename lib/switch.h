@@ -3,7 +3,28 @@
 #ifndef LIBFIBER_SWITCH_H
 #define LIBFIBER_SWITCH_H
 
+/* Of the structures in uapi/fiber.h, asserted in user.c. */
+#define SLOT_ACTIVATIONS	8
+#define SLOT_RUN_TIME		16
+#define SLOT_LONGEST_RUN	24
+#define SLOT_LAST_SWITCH	32
+#define SLOT_SP			40
+#define SLOT_IP			48
+#define SLOT_STATE		56	/* and area, in one word */
+#define SLOT_SIZE		192
+#define STATE_SUSPENDED		2
+#define AREA_FIBER		8
+#define AREA_SINCE		16
+#define AREA_OFF		24
+#define AREA_OFF_SINCE		32
+
+#ifndef __ASSEMBLER__
+
 #include <unwind.h>
+
+#include "include/fiber.h"
+
+struct control;
 
 /*
  * ioctl(2) without errno: 0 or more, or a negative error number. A real
@@ -13,18 +34,24 @@
  */
 long switch_ioctl(int file, unsigned long number, unsigned long argument);
 
-struct control;
-
 /*
- * Leaves one fiber for another, both owned by the caller. Returns when somebody
- * switches back: the fiber that was left for this one, to be released.
+ * fiber_switch(), past what exception.c does; and the rest of a switch by the calling
+ * thread, which is busy and has taken `to`. They return when somebody switches back.
  */
-struct control *switch_stacks(struct control *from, struct control *to);
+int switch_user(fiber_id_t id);
+int switch_taken(struct control *to, fiber_id_t id);
+
+/* Called in place of what they continue: exception.c and user.c. */
+int exception_switch(fiber_id_t id);
+int user_nested(fiber_id_t id);
+int user_refused(fiber_id_t id);
+int user_taken(struct control *to, fiber_id_t id);
+void user_release(struct control *control);
 
 /* Where a new fiber goes on. */
 extern const char switch_start[];
 
-/* The bytes that switch_stacks() leaves at a suspended fiber's stack pointer, words. */
+/* What lies at a suspended fiber's stack pointer, in words. */
 enum switch_frame {
 	FRAME_CONTROL_WORDS,	/* MXCSR, then the x87 control word */
 	FRAME_R15, FRAME_R14, FRAME_R13, FRAME_R12, FRAME_RBX, FRAME_RBP,
@@ -48,5 +75,7 @@ _Unwind_Reason_Code end_unwound(int version, _Unwind_Action actions,
 				_Unwind_Exception_Class exception_class,
 				struct _Unwind_Exception *exception,
 				struct _Unwind_Context *context);
+
+#endif /* !__ASSEMBLER__ */
 
 #endif /* LIBFIBER_SWITCH_H */

@@ -1,49 +1,76 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the library knows about each fiber, found by id.
- *
- * A record lives in the slot that the low bits of its id name, at an address
- * that never changes. It belongs to exactly one id: a look-up compares all of
- * it, so a stale id finds nothing. Look-ups take no lock and are
- * async-signal-safe; a record that was found stays valid as long as its fiber
- * cannot be deleted, which is while the caller runs it or holds the lock.
+ * Where the table of observations (uapi/fiber.h) lies, which differs between the
+ * engines that switch in user mode: `local` has it in private memory, `mapped`
+ * shares it with the module.
  */
 #ifndef LIBFIBER_TABLE_H
 #define LIBFIBER_TABLE_H
 
-#include <stdatomic.h>
+/* For switch_x86_64.S, asserted in user.c. */
+#define TABLE_SLOTS	8
 
-#include "include/fiber.h"
-#include "stack.h"
+#ifndef __ASSEMBLER__
 
-struct values;
+#include <stdbool.h>
+#include <stdint.h>
 
-struct record {
-	/* 0: free. Stored last with release, so who finds an id sees the rest. */
-	_Atomic fiber_id_t id;
-	/* Set before the id and constant while it stands. */
-	void *arg;
-	struct stack stack;	/* map NULL: a thread's own fiber */
-	/* Set by the fiber itself, taken away under the lock. NULL: no key was ever set. */
-	struct values *_Atomic values;
+#include "uapi/fiber.h"
+
+struct table {
+	struct fiber_table *head;
+	struct fiber_slot *slots;
+	struct fiber_area *areas;
+	/* Slots below this one may be used. Under the lock. */
+	uint32_t committed;
 };
 
-/* NULL: no such fiber (yet, or any more). */
-struct record *table_find(fiber_id_t id);
+/* Set by open() and fixed, but for `committed`. head NULL: there is none yet. */
+extern struct table table __attribute__((visibility("hidden")));
 
-/*
- * With the lock held. ENOMEM. `stack` may be NULL; the record owns it from then on.
- * table_find() knows the fiber from here on.
- */
-int table_insert(fiber_id_t id, void *arg, const struct stack *stack);
+struct engine;
 
-/* With the lock held: the record is free again, its former contents are the caller's. */
-void table_remove(struct record *record, struct stack *stack, struct values **values);
+/* What an engine does for its table. With the lock held. */
+struct table_ops {
+	/* Makes the table, zeroed. Returns 0 or an error. */
+	int (*open)(void);
+	/* Makes that slot usable, which is the first that is not; EAGAIN, ENOMEM. */
+	int (*commit)(uint32_t slot);
+	/* The calling thread has that area from now on, or no longer. */
+	int (*attach)(uint32_t number);
+	void (*detach)(void);
+	/*
+	 * Around fork(); NULL where memory that is copied does. In the child, whose
+	 * fibers go on, `number` is the only thread's area or 0; the table is as it was
+	 * but for the areas, and the engine may be another one now.
+	 */
+	void (*fork_prepare)(void);
+	void (*fork_parent)(void);
+	const struct engine *(*fork_child)(uint32_t number);
+};
 
-/*
- * With the lock held: the first record in use at or after *slot, which then
- * names the one behind it. NULL: no more.
- */
-struct record *table_next(size_t *slot);
+/* A table in private memory, at `start` if that is not NULL. False: no memory. */
+bool table_map_private(void *start);
+
+/* Where the parts of the table at `start` are. */
+static inline void table_place(void *start, uint32_t committed)
+{
+	table = (struct table) {
+		.head = start,
+		.areas = (void *)((char *)start + FIBER_TABLE_AREAS_AT),
+		.slots = (void *)((char *)start + FIBER_TABLE_SLOTS_AT),
+		.committed = committed,
+	};
+}
+
+extern const struct table_ops table_local, table_mapped;
+
+/* Whether others (a kernel, a debugger) know the thread of that area as ended. */
+static inline bool table_thread_is_dead(uint32_t number)
+{
+	return __atomic_load_n(&table.areas[number].dead, __ATOMIC_ACQUIRE);
+}
+
+#endif /* !__ASSEMBLER__ */
 
 #endif /* LIBFIBER_TABLE_H */

@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Engine `local`: user mode swaps the stacks. Control words are in control.h,
- * what others may see of it is the table of observations in uapi/fiber.h.
+ * Engines `local` and `mapped`: user mode switches the stacks. Control words are
+ * in control.h, what others may see of it is the table of observations in
+ * uapi/fiber.h, and where that lies is all that the two differ in (table.h).
  *
- * A signal may land anywhere in a switch, and its handler may switch as well:
- * thread.busy makes that attempt EAGAIN. It is tested and set relative to the
- * thread pointer, by one instruction each, because until it is set a handler may
- * move the fiber to another thread; from then on the thread stays the same.
- *
- * Over switch_stacks() the thread changes all the same: nothing thread-local is
- * kept in a register there, thread_self() is asked anew.
+ * The switch is in switch_x86_64.S. What it does not do in one go comes here: by
+ * a jump, so that these functions return in its place.
  */
 #include <errno.h>
 #include <limits.h>
@@ -26,87 +22,62 @@
 
 #include "control.h"
 #include "engine.h"
+#include "fls.h"
 #include "lock.h"
 #include "switch.h"
+#include "table.h"
+#include "thread.h"
 
-#define SLOTS		(1u << FIBER_SLOT_BITS)
-#define SLOT_MASK	((uint64_t)SLOTS - 1)
-#define GENERATION(id)	((id) & ~SLOT_MASK)
-#define AREAS		FIBER_AREAS
-
-_Static_assert(offsetof(struct control, sp) == CONTROL_SP, "switch_x86_64.S knows it");
-_Static_assert(sizeof(struct fiber_slot) == 192, "three cache lines");
+_Static_assert(offsetof(struct control, owner) == CONTROL_OWNER, "switch_x86_64.S knows it");
+_Static_assert(offsetof(struct control, sp) == CONTROL_SP, "");
+_Static_assert(offsetof(struct control, home) == CONTROL_HOME, "");
+_Static_assert(offsetof(struct control, stack_pages) == CONTROL_PAGES, "");
+_Static_assert(offsetof(struct control, stack_start) == CONTROL_STACK, "");
+_Static_assert(offsetof(struct thread, busy) == THREAD_BUSY, "");
+_Static_assert(offsetof(struct thread, current_id) == THREAD_ID, "");
+_Static_assert(offsetof(struct thread, current) == THREAD_CURRENT, "");
+_Static_assert(offsetof(struct thread, slot) == THREAD_SLOT, "");
+_Static_assert(offsetof(struct thread, area) == THREAD_AREA, "");
+_Static_assert(offsetof(struct thread, takes) == THREAD_TAKES, "");
+_Static_assert(offsetof(struct thread, runs) == THREAD_RUNS, "");
+_Static_assert(offsetof(struct thread, number) == THREAD_NUMBER, "");
+_Static_assert(offsetof(struct table, slots) == TABLE_SLOTS, "");
+_Static_assert(offsetof(struct fiber_slot, activations) == SLOT_ACTIVATIONS, "");
+_Static_assert(offsetof(struct fiber_slot, run_time) == SLOT_RUN_TIME, "");
+_Static_assert(offsetof(struct fiber_slot, longest_run) == SLOT_LONGEST_RUN, "");
+_Static_assert(offsetof(struct fiber_slot, last_switch) == SLOT_LAST_SWITCH, "");
+_Static_assert(offsetof(struct fiber_slot, sp) == SLOT_SP, "");
+_Static_assert(offsetof(struct fiber_slot, ip) == SLOT_IP, "");
+_Static_assert(offsetof(struct fiber_slot, state) == SLOT_STATE, "");
+_Static_assert(offsetof(struct fiber_slot, area) == SLOT_STATE + 4, "");
+_Static_assert(sizeof(struct fiber_slot) == SLOT_SIZE, "");
+_Static_assert(offsetof(struct fiber_area, fiber) == AREA_FIBER, "");
+_Static_assert(offsetof(struct fiber_area, since) == AREA_SINCE, "");
+_Static_assert(offsetof(struct fiber_area, off) == AREA_OFF, "");
+_Static_assert(offsetof(struct fiber_area, off_since) == AREA_OFF_SINCE, "");
+_Static_assert(FIBER_STATE_SUSPENDED == STATE_SUSPENDED, "");
 _Static_assert(FIBER_STATE_NEW == FIBER_NEW && FIBER_STATE_RUNNING == FIBER_RUNNING &&
 	       FIBER_STATE_SUSPENDED == FIBER_SUSPENDED && FIBER_STATE_FINISHED == FIBER_FINISHED,
 	       "states go through as they are");
-_Static_assert(AREAS < OWNER_THREADS, "threads fit an owner word");
+_Static_assert(FIBER_AREAS < OWNER_DOOMED, "threads fit an owner word");
+_Static_assert(CONTROL_SLOTS == 1 << FIBER_SLOT_BITS, "");
 
-/* Changed by its own thread only; `busy` also by its signal handlers. */
-struct thread {
-	uint32_t busy;
-	/* From 1; 0: the thread is no fiber. */
-	uint32_t number;
-	uint64_t current_id;
-	struct control *current;
-	struct fiber_slot *slot;
-	struct control *own;
-	uint64_t since;
-	/* The stack that the thread began on. */
-	uintptr_t stack_start, stack_end;
-};
-
-static _Thread_local struct thread thread __attribute__((tls_model("initial-exec"), used));
-
-/* What of it single instructions use. */
-#define BUSY_OFFSET	0
-#define ID_OFFSET	8
-_Static_assert(offsetof(struct thread, busy) == BUSY_OFFSET, "");
-_Static_assert(offsetof(struct thread, current_id) == ID_OFFSET, "");
+_Thread_local struct thread thread;
+struct table table;
 
 struct storage {
 	uint64_t used[FIBER_FLS_MAX / 64];
 	uint64_t values[FIBER_FLS_MAX];
 };
 
-/*
- * Mapped by open() and kept; entries below `slots_used` have been used. Under
- * the lock but for what control.h and the table's owners say.
- */
-static struct control *controls;
-static struct fiber_table *table;
-static struct fiber_slot *slots;
-static struct fiber_area *areas;
-static _Atomic uint32_t slots_used = 1;
-static uint32_t free_slots;
-static uint64_t generation;
+/* So many free fibers with their stacks a thread keeps to itself; half of them go at a time. */
+#define SPARES	64
 
-/* Asked anew each time: a compiler may keep the address of a thread-local over a switch. */
-static inline struct thread *thread_self(void)
-{
-	struct thread *self;
+/* Where the table lies; set by open(). */
+static const struct table_ops *backing;
 
-	__asm__ volatile("movq thread@gottpoff(%%rip), %0\n\taddq %%fs:0, %0" : "=r"(self));
-	return self;
-}
-
-static inline bool busy_begin(void)
-{
-	bool busy;
-
-	__asm__ volatile("movq thread@gottpoff(%%rip), %%rax\n\t"
-			 "cmpl $0, %%fs:%c1(%%rax)\n\t"
-			 "jne 1f\n\t"
-			 "movl $1, %%fs:%c1(%%rax)\n"
-			 "1:"
-			 : "=@ccne"(busy) : "i"(BUSY_OFFSET) : "rax", "memory");
-	return !busy;
-}
-
-static inline void busy_end(struct thread *self)
-{
-	atomic_signal_fence(memory_order_release);
-	__atomic_store_n(&self->busy, 0, __ATOMIC_RELAXED);
-}
+/* Under the lock. */
+static struct control *free_controls;
 
 static inline uint64_t cycles(void)
 {
@@ -115,15 +86,29 @@ static inline uint64_t cycles(void)
 
 static inline struct fiber_slot *slot_of(const struct control *control)
 {
-	return &slots[control - controls];
+	return &table.slots[control - controls];
 }
 
-static void *map(size_t size)
+/* The one that it is, or will be when it is not free any more. By its owner. */
+static inline fiber_id_t id_of(const struct control *control)
 {
-	void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return GENERATION(atomic_load_explicit(&control->owner, memory_order_relaxed)) |
+	       control_slot(control);
+}
 
-	return start == MAP_FAILED ? NULL : start;
+/* By the fiber's owner, who does not change: the word has nobody to be taken from. */
+static inline void own(struct control *control, uint64_t word)
+{
+	atomic_store_explicit(&control->owner, GENERATION(id_of(control)) | word,
+			      memory_order_release);
+}
+
+static int futex(_Atomic uint64_t *word, int operation, uint32_t value,
+		 const struct timespec *timeout)
+{
+	/* The low half: x86-64 is little-endian. */
+	return (int)syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, timeout,
+			    NULL, 0);
 }
 
 static uint64_t clock_ns(void)
@@ -141,81 +126,103 @@ static void clock_measure(void)
 	uint64_t ns;
 
 	do
-		ns = clock_ns() - table->clock;
+		ns = clock_ns() - table.head->clock;
 	while (ns < 1000000);
-	table->mult = (uint64_t)(((unsigned __int128)ns << shift) / (cycles() - table->cycles));
-	table->shift = shift;
+	table.head->mult = (uint64_t)(((unsigned __int128)ns << shift) /
+				      (cycles() - table.head->cycles));
+	table.head->shift = shift;
 }
 
-/* A page that others find by its name; where memfds are forbidden, one that they do not. */
-static struct fiber_table *table_map(void)
+static int user_open(const struct table_ops *ops, const char *name)
 {
-	int file = memfd_create(FIBER_TABLE_NAME, MFD_CLOEXEC);
-	void *page = MAP_FAILED;
+	int err;
 
-	if (file < 0)
-		return map(sizeof(struct fiber_table));
-	if (!ftruncate(file, sizeof(struct fiber_table)))
-		page = mmap(NULL, sizeof(struct fiber_table), PROT_READ | PROT_WRITE, MAP_PRIVATE,
-			    file, 0);
-	close(file);
-	return page == MAP_FAILED ? NULL : page;
+	if (table.head)
+		return 0;
+	err = control_init();
+	if (err)
+		return err;
+	err = ops->open();
+	if (err)
+		return err;
+	*table.head = (struct fiber_table) {
+		.version = FIBER_TABLE_VERSION,
+		.slots = CONTROL_SLOTS,
+		.slots_used = 1,
+		.areas = FIBER_AREAS,
+		.areas_used = 1,
+		.slots_at = (uintptr_t)table.slots,
+		.areas_at = (uintptr_t)table.areas,
+		.clock = clock_ns(),
+		.cycles = cycles(),
+	};
+	strncpy(table.head->engine, name, sizeof(table.head->engine) - 1);
+	clock_measure();
+	__atomic_store_n(&table.head->magic, FIBER_TABLE_MAGIC, __ATOMIC_RELEASE);
+	backing = ops;
+	return 0;
 }
 
 static int local_open(void)
 {
-	size_t controls_size = (size_t)SLOTS * sizeof(struct control);
-	size_t slots_size = (size_t)SLOTS * sizeof(struct fiber_slot);
+	return user_open(&table_local, engine_local.name);
+}
 
-	if (table)
+static int mapped_open(void)
+{
+	return user_open(&table_mapped, engine_mapped.name);
+}
+
+/* A free slot. EAGAIN, ENOMEM. With the lock held. */
+static int control_take(struct control **control)
+{
+	uint32_t slot = table.head->slots_used;
+	int err;
+
+	*control = free_controls;
+	if (free_controls) {
+		free_controls = free_controls->sp;
 		return 0;
-	controls = map(controls_size);
-	slots = map(slots_size);
-	areas = map(AREAS * sizeof(struct fiber_area));
-	if (controls && slots && areas)
-		table = table_map();
-	if (!table) {
-		if (controls)
-			munmap(controls, controls_size);
-		if (slots)
-			munmap(slots, slots_size);
-		if (areas)
-			munmap(areas, AREAS * sizeof(struct fiber_area));
-		return ENOMEM;
 	}
-	*table = (struct fiber_table) {
-		.version = FIBER_TABLE_VERSION,
-		.slots = SLOTS,
-		.slots_used = 1,
-		.areas = AREAS,
-		.areas_used = 1,
-		.slots_at = (uintptr_t)slots,
-		.areas_at = (uintptr_t)areas,
-		.clock = clock_ns(),
-		.cycles = cycles(),
-		.engine = "local",
-	};
-	clock_measure();
-	__atomic_store_n(&table->magic, FIBER_TABLE_MAGIC, __ATOMIC_RELEASE);
+	if (slot == CONTROL_SLOTS)
+		return EAGAIN;
+	if (slot >= table.committed) {
+		err = backing->commit(slot);
+		if (err)
+			return err;
+	}
+	table.head->slots_used = slot + 1;
+	control_used(slot + 1);
+	*control = &controls[slot];
 	return 0;
 }
 
-/* A slot for a new fiber; its id is taken from now on. EAGAIN. With the lock held. */
-static int slot_take(uint64_t *id)
+/* With the lock held. */
+static void control_give(struct control *control)
 {
-	uint32_t slot = free_slots;
+	const struct stack stack = control_stack(control);
 
-	if (slot) {
-		free_slots = controls[slot].next_free;
-	} else {
-		slot = atomic_load_explicit(&slots_used, memory_order_relaxed);
-		if (slot == SLOTS)
-			return EAGAIN;
-		atomic_store_explicit(&slots_used, slot + 1, memory_order_release);
-		table->slots_used = slot + 1;
+	if (stack.start && !control->home)
+		stack_free(&stack);
+	control_set_stack(control, NULL);
+	control->sp = free_controls;
+	free_controls = control;
+}
+
+/* The calling thread's spare fibers go, down to that many. */
+static void spares_give(struct thread *self, unsigned int keep)
+{
+	struct lock_state state;
+
+	lock_take(&state);
+	while (self->spares > keep) {
+		struct control *control = self->spare;
+
+		self->spare = control->sp;
+		self->spares--;
+		control_give(control);
 	}
-	*id = generation | slot;
-	return 0;
+	lock_drop(&state);
 }
 
 /* By the fiber's owner. */
@@ -226,127 +233,418 @@ static void storage_drop(struct control *control)
 	control->storage = NULL;
 }
 
-/* With the lock held, by the fiber's owner: its id is gone. */
-static void slot_give(uint64_t id)
-{
-	uint32_t slot = id & SLOT_MASK;
-	struct control *control = &controls[slot];
-
-	storage_drop(control);
-	memset(&slots[slot], 0, sizeof(slots[slot]));
-	generation += SLOTS;
-	control->next_free = free_slots;
-	free_slots = slot;
-	atomic_store_explicit(&control->owner, generation | OWNER_EMPTY, memory_order_release);
-}
-
 /* What a new fiber's slot shows. `name` is checked. */
-static void slot_show(uint64_t id, uint32_t state, uint32_t area, const char *name)
+static void slot_show(fiber_id_t id, struct fiber_slot *slot, uint32_t state, uint32_t area,
+		      const char *name)
 {
-	struct fiber_slot *slot = &slots[id & SLOT_MASK];
-
 	slot->state = state;
 	slot->area = area;
-	slot->parent = (uint32_t)gettid();
 	strncpy(slot->name, name, sizeof(slot->name) - 1);
 	slot->last_switch = cycles();
 	__atomic_store_n(&slot->id, id, __ATOMIC_RELEASE);
 }
 
-/* A number for the calling thread. EAGAIN. With the lock held. */
-static int area_take(uint32_t *number)
+static void slot_clear(struct fiber_slot *slot)
 {
-	uint32_t i;
-
-	for (i = 1; i < table->areas_used && areas[i].tid; i++)
-		;
-	if (i == AREAS)
-		return EAGAIN;
-	if (i == table->areas_used)
-		table->areas_used = i + 1;
-	areas[i].tid = (uint32_t)gettid();
-	*number = i;
-	return 0;
+	__atomic_store_n(&slot->id, 0, __ATOMIC_RELEASE);
+	memset(slot, 0, sizeof(*slot));
 }
 
-/* For telling whether a caller is on its signal's alternate stack without a system call. */
-static void stack_measure(struct thread *self)
+/* What is to be known of the calling thread's own stack, for telling it from others. */
+static void stack_measure(struct control *control)
 {
 	pthread_attr_t attr;
 	void *start;
 	size_t size;
 
-	self->stack_start = self->stack_end = 0;
+	control_set_stack(control, NULL);
 	if (pthread_getattr_np(pthread_self(), &attr))
 		return;
 	if (!pthread_attr_getstack(&attr, &start, &size)) {
-		self->stack_start = (uintptr_t)start;
-		self->stack_end = (uintptr_t)start + size;
+		control->stack_start = start;
+		size /= STACK_PAGE;
+		control->stack_pages = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX;
 	}
 	pthread_attr_destroy(&attr);
 }
 
-static int local_convert(unsigned int flags, fiber_id_t *id)
+/*
+ * Gives back a fiber that the calling thread has left and saved, if it is somebody
+ * else's own one: that thread may have doomed it meanwhile.
+ */
+void user_release(struct control *control)
+{
+	uint64_t owner = atomic_load_explicit(&control->owner, memory_order_relaxed);
+
+	if (!(owner & OWNER_DOOMED) &&
+	    atomic_compare_exchange_strong(&control->owner, &owner,
+					   GENERATION(owner) | OWNER_FREE))
+		return;
+	slot_of(control)->state = FIBER_STATE_FINISHED;
+	own(control, OWNER_FINISHED);
+	futex(&control->owner, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* The created fiber begins anew. By its owner. */
+static void fiber_reset(struct control *control)
+{
+	struct fiber_slot *slot = slot_of(control);
+
+	storage_drop(control);
+	control->sp = NULL;
+	slot->state = FIBER_STATE_NEW;
+	slot->area = 0;
+}
+
+/* The thread's own fiber is finished, by its owner: its stack is gone. */
+static void fiber_finish(struct control *control)
+{
+	struct fiber_slot *slot = slot_of(control);
+
+	slot->state = FIBER_STATE_FINISHED;
+	slot->area = 0;
+	own(control, OWNER_FINISHED);
+	futex(&control->owner, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/*
+ * That thread has vanished without a word (the exit system call): what it ran and
+ * what it was. Its own fiber may be run by another thread, which finishes it then.
+ * With the lock held.
+ */
+static void thread_reap(uint32_t number)
+{
+	struct control *control;
+	uint32_t slot = 1;
+
+	while ((control = control_next(&slot))) {
+		uint64_t owner = atomic_load(&control->owner), word = owner & OWNER_MASK;
+
+		if ((word & ~(uint64_t)OWNER_DOOMED) == number) {
+			if (control->home) {
+				fiber_finish(control);
+			} else {
+				fiber_reset(control);
+				own(control, OWNER_FREE);
+			}
+			continue;
+		}
+		if (control->home != number)
+			continue;
+		if (word == OWNER_FREE &&
+		    atomic_compare_exchange_strong(&control->owner, &owner,
+						   GENERATION(owner) | OWNER_FINISHED))
+			slot_of(control)->state = FIBER_STATE_FINISHED;
+		else if (word < FIBER_AREAS)
+			/* Should it be left just now, the next one to take it finds a dead home. */
+			atomic_compare_exchange_strong(&control->owner, &owner,
+						       owner | OWNER_DOOMED);
+	}
+	memset(&table.areas[number], 0, sizeof(table.areas[number]));
+}
+
+/* Whether that thread has vanished; then what it left is in order again. */
+static bool thread_gone(uint32_t number)
+{
+	struct lock_state state;
+
+	if (!number || number >= FIBER_AREAS || !table_thread_is_dead(number))
+		return false;
+	lock_take(&state);
+	if (table_thread_is_dead(number))
+		thread_reap(number);
+	lock_drop(&state);
+	return true;
+}
+
+/* Whether whoever has that owner word has vanished; then the word is another one now. */
+static bool owner_gone(uint64_t owner)
+{
+	uint64_t word = owner & OWNER_MASK;
+
+	return word < OWNER_DELETED && thread_gone(word & ~(uint64_t)OWNER_DOOMED);
+}
+
+/* A number for the calling thread. EAGAIN. With the lock held. */
+static int area_take(uint32_t *number)
+{
+	struct fiber_table *head = table.head;
+	uint32_t i;
+	int err;
+
+	for (i = 1; i < head->areas_used; i++) {
+		if (table_thread_is_dead(i))
+			thread_reap(i);
+		if (!table.areas[i].tid)
+			break;
+	}
+	if (i == FIBER_AREAS)
+		return EAGAIN;
+	err = backing->attach(i);
+	if (err)
+		return err;
+	table.areas[i].tid = (uint32_t)gettid();
+	if (i == head->areas_used)
+		head->areas_used = i + 1;
+	*number = i;
+	return 0;
+}
+
+/* A run begins. */
+static void area_begin(struct fiber_area *area, uint64_t now)
+{
+	area->since = now;
+	area->off_since = area->off;
+}
+
+/* With the lock held. */
+static void area_give(uint32_t number)
+{
+	backing->detach();
+	memset(&table.areas[number], 0, sizeof(table.areas[number]));
+}
+
+static int user_convert(unsigned int flags, fiber_id_t *id)
 {
 	struct thread *self = thread_self();
 	struct control *control;
+	struct lock_state state;
+	struct fiber_slot *slot;
+	uint32_t number;
 	int err;
 
 	/* Of the FPU a call keeps the control words only, and those travel always. */
 	(void)flags;
 	if (self->number)
 		return EEXIST;
-	err = area_take(&self->number);
+	lock_take(&state);
+	err = area_take(&number);
 	if (err)
-		return err;
-	err = slot_take(id);
+		goto unlock;
+	err = control_take(&control);
 	if (err) {
-		areas[self->number].tid = 0;
-		self->number = 0;
-		return err;
+		area_give(number);
+		goto unlock;
 	}
-	stack_measure(self);
 	clock_measure();
-	control = &controls[*id & SLOT_MASK];
-	control->home = self->number;
-	atomic_store_explicit(&control->owner, GENERATION(*id) | self->number,
-			      memory_order_release);
-	slot_show(*id, FIBER_STATE_RUNNING, self->number, "");
-	self->current = self->own = control;
-	self->slot = slot_of(control);
-	self->since = self->slot->last_switch;
-	self->current_id = areas[self->number].fiber = *id;
-	return 0;
+	stack_measure(control);
+	control->sp = NULL;
+	control->arg = NULL;
+	control->home = number;
+	*id = id_of(control);
+	slot = slot_of(control);
+	slot->parent = table.areas[number].tid;
+	slot_show(*id, slot, FIBER_STATE_RUNNING, number, "");
+	own(control, number);
+	self->number = number;
+	self->takes = number - (uint64_t)OWNER_FREE;
+	self->runs = (uint64_t)number << 32 | FIBER_STATE_RUNNING;
+	self->slot = slot;
+	self->area = &table.areas[number];
+	self->area->fiber = *id;
+	area_begin(self->area, slot->last_switch);
+	self->own = control;
+	self->current = control;
+	self->current_id = *id;
+unlock:
+	lock_drop(&state);
+	return err;
 }
 
-static void thread_clear(struct thread *self)
+/* The thread is no fiber any more. */
+static void thread_leave(struct thread *self)
 {
-	areas[self->number].fiber = 0;
-	areas[self->number].tid = 0;
+	struct lock_state state;
+
+	spares_give(self, 0);
+	lock_take(&state);
+	area_give((uint32_t)self->number);
+	lock_drop(&state);
 	self->number = 0;
 	self->current_id = 0;
 	self->current = self->own = NULL;
 	self->slot = NULL;
+	self->area = NULL;
 }
 
-static int local_revert(void)
+/* Nobody finds it any more: what is left of it. By its owner, who made it OWNER_DELETED. */
+static void bury(struct control *control, struct remains *remains)
+{
+	struct values *values;
+	struct lock_state state;
+
+	values = atomic_load_explicit(&control->values, memory_order_relaxed);
+	if (values) {
+		/* A key may be deleted just now, which looks at all fibers. */
+		lock_take(&state);
+		atomic_store_explicit(&control->values, NULL, memory_order_relaxed);
+		values_close(values);
+		lock_drop(&state);
+	} else {
+		lock_wait();
+	}
+	*remains = (struct remains) { .control = control, .values = values };
+}
+
+static int user_revert(struct remains *remains)
 {
 	struct thread *self = thread_self();
-	uint64_t id = self->current_id;
+	struct control *control = self->own;
+	uint64_t busy;
 
 	if (!self->number)
 		return EPERM;
-	if (self->current != self->own)
+	if (self->current != control)
 		return EINVAL;
-	thread_clear(self);
-	slot_give(id);
+	/* A switch in a handler would leave from a thread that is no fiber. */
+	busy = thread_busy();
+	atomic_exchange(&control->owner, GENERATION(id_of(control)) | OWNER_DELETED);
+	thread_leave(self);
+	bury(control, remains);
+	thread_idle(busy);
 	return 0;
 }
 
-static void control_begin(struct control *control)
+/* A free fiber with a stack of that many pages. */
+static int fiber_take(struct thread *self, size_t stack_size, struct control **taken)
 {
-	uintptr_t *frame = (uintptr_t *)control->top - FRAME_WORDS;
+	struct control *control = self->spare;
+	struct lock_state state;
+	struct stack stack;
+	int err;
 
+	if (control && control->stack_pages == stack_size / STACK_PAGE) {
+		self->spare = control->sp;
+		self->spares--;
+		*taken = control;
+		return 0;
+	}
+	lock_take(&state);
+	err = control_take(&control);
+	if (err)
+		goto unlock;
+	err = stack_alloc(&stack, stack_size);
+	if (err) {
+		control_give(control);
+		goto unlock;
+	}
+	control->home = 0;
+	control_set_stack(control, &stack);
+	*taken = control;
+unlock:
+	lock_drop(&state);
+	return err;
+}
+
+static int user_create(const struct engine_fiber *order, fiber_id_t *id)
+{
+	uint64_t busy = thread_busy();
+	struct thread *self = thread_self();
+	struct control *control;
+	struct fiber_slot *slot;
+	int err = EPERM;
+
+	if (!self->number)
+		goto idle;
+	err = fiber_take(self, order->stack_size, &control);
+	if (err)
+		goto idle;
+	control->sp = NULL;
+	control->entry = order->entry;
+	control->arg = order->arg;
+	*id = id_of(control);
+	slot = slot_of(control);
+	slot->entry = (uintptr_t)order->entry;
+	slot->stack_start = (uintptr_t)control->stack_start;
+	slot->stack_size = order->stack_size;
+	slot->parent = self->area->tid;
+	slot_show(*id, slot, FIBER_STATE_NEW, 0, order->name);
+	own(control, OWNER_FREE);
+idle:
+	thread_idle(busy);
+	return err;
+}
+
+/* Why a fiber cannot be taken, by the word that was found. */
+static int refusal(fiber_id_t id, uint64_t owner)
+{
+	if (!owner_lives(owner, id))
+		return ESRCH;
+	return (owner & OWNER_MASK) == OWNER_FINISHED ? EOWNERDEAD : EBUSY;
+}
+
+static int user_delete(fiber_id_t id, struct remains *remains)
+{
+	struct control *control = control_at(id);
+	uint64_t owner = atomic_load(&control->owner), busy;
+
+	/* From the fiber's end to user_free() there is nobody else to clear up. */
+	busy = thread_busy();
+	for (;;) {
+		uint64_t word = owner & OWNER_MASK;
+		int err = 0;
+
+		if (!owner_lives(owner, id) || (word != OWNER_FREE && word != OWNER_FINISHED)) {
+			if (owner_gone(owner)) {
+				owner = atomic_load(&control->owner);
+				continue;
+			}
+			err = refusal(id, owner);
+		} else if (word == OWNER_FREE && control->home) {
+			if (thread_gone(control->home)) {
+				owner = atomic_load(&control->owner);
+				continue;
+			}
+			err = EPERM;
+		}
+		if (err) {
+			thread_idle(busy);
+			return err;
+		}
+		if (atomic_compare_exchange_weak(&control->owner, &owner,
+						 GENERATION(id) | OWNER_DELETED))
+			break;
+	}
+	bury(control, remains);
+	thread_idle(busy);
+	return 0;
+}
+
+static void user_free(const struct remains *remains)
+{
+	struct control *control = remains->control;
+	uint64_t busy = thread_busy();
+	struct thread *self = thread_self();
+	struct lock_state state;
+
+	if (control->storage)
+		storage_drop(control);
+	slot_clear(slot_of(control));
+	/* The next one's generation. */
+	atomic_store_explicit(&control->owner, GENERATION(id_of(control)) + CONTROL_SLOTS,
+			      memory_order_release);
+	if (self->number && !control->home) {
+		if (self->spares == SPARES)
+			spares_give(self, SPARES / 2);
+		control->sp = self->spare;
+		self->spare = control;
+		self->spares++;
+	} else {
+		lock_take(&state);
+		control_give(control);
+		lock_drop(&state);
+	}
+	thread_idle(busy);
+}
+
+/* The first frame, for the first switch. */
+static void fiber_begin(struct control *control)
+{
+	const struct stack stack = control_stack(control);
+	uintptr_t *top = (uintptr_t *)(stack.start + stack.size) - 1;
+	uintptr_t *frame = top - FRAME_WORDS;
+
+	*top = SWITCH_RETURN;
 	memset(frame, 0, FRAME_WORDS * sizeof(*frame));
 	frame[FRAME_CONTROL_WORDS] = UINT64_C(0x37f) << 32 | 0x1f80;
 	frame[FRAME_RBX] = (uintptr_t)control->entry;
@@ -355,224 +653,96 @@ static void control_begin(struct control *control)
 	control->sp = frame;
 }
 
-static int local_create(const struct engine_fiber *order, fiber_id_t *id)
-{
-	struct control *control;
-	struct lock_state state;
-	struct fiber_slot *slot;
-	int err;
-
-	if (!thread_self()->number)
-		return EPERM;
-	lock_take(&state);
-	err = slot_take(id);
-	lock_drop(&state);
-	if (err)
-		return err;
-	control = &controls[*id & SLOT_MASK];
-	control->home = 0;
-	control->entry = (void (*)(void *))order->entry;
-	control->arg = (void *)order->arg;
-	control->top = (void **)(order->stack_start + order->stack_size) - 1;
-	control_begin(control);
-	slot = slot_of(control);
-	slot->entry = order->entry;
-	slot->stack_start = order->stack_start;
-	slot->stack_size = order->stack_size;
-	slot->sp = (uintptr_t)control->sp;
-	slot_show(*id, FIBER_STATE_NEW, 0, order->name);
-	atomic_store_explicit(&control->owner, GENERATION(*id) | OWNER_FREE, memory_order_release);
-	return 0;
-}
-
-/* The fiber of that id, NULL if there was never one in its slot. */
-static struct control *control_find(fiber_id_t id)
-{
-	uint32_t slot = id & SLOT_MASK;
-
-	if (!slot || slot >= atomic_load_explicit(&slots_used, memory_order_acquire))
-		return NULL;
-	return &controls[slot];
-}
-
-/* Why a fiber cannot be taken, by the word that was found. */
-static int refusal(fiber_id_t id, uint64_t owner)
-{
-	if (GENERATION(owner) != GENERATION(id) || (owner & OWNER_MASK) == OWNER_EMPTY)
-		return ESRCH;
-	return (owner & OWNER_MASK) == OWNER_FINISHED ? EOWNERDEAD : EBUSY;
-}
-
-static int local_delete(fiber_id_t id)
-{
-	struct control *control = control_find(id);
-	uint64_t owner;
-
-	if (!control)
-		return ESRCH;
-	owner = atomic_load(&control->owner);
-	do {
-		uint64_t word = owner & OWNER_MASK;
-
-		if (GENERATION(owner) != GENERATION(id) ||
-		    (word != OWNER_FREE && word != OWNER_FINISHED))
-			return refusal(id, owner);
-		if (word == OWNER_FREE && control->home)
-			return EPERM;
-	} while (!atomic_compare_exchange_weak(&control->owner, &owner,
-					       GENERATION(id) | OWNER_EMPTY));
-	slot_give(id);
-	return 0;
-}
-
-static int futex(_Atomic uint64_t *word, int operation, uint32_t value)
-{
-	/* The low half: x86-64 is little-endian. */
-	return (int)syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
-}
-
-/* Gives back a fiber that the calling thread has left and saved. */
-static inline void release(struct control *control, uint32_t number)
-{
-	uint64_t owner = atomic_load_explicit(&control->owner, memory_order_relaxed);
-
-	/* Somebody else's own one may have been doomed meanwhile. */
-	if (__builtin_expect(!control->home || control->home == number, 1)) {
-		atomic_store_explicit(&control->owner, GENERATION(owner) | OWNER_FREE,
-				      memory_order_release);
-		return;
-	}
-	if (!(owner & OWNER_DOOMED) &&
-	    atomic_compare_exchange_strong(&control->owner, &owner, GENERATION(owner) | OWNER_FREE))
-		return;
-	slot_of(control)->state = FIBER_STATE_FINISHED;
-	atomic_store(&control->owner, GENERATION(owner) | OWNER_FINISHED);
-	futex(&control->owner, FUTEX_WAKE, INT_MAX);
-}
-
-/* The part of a switch on the other side; switch_start calls it for a new fiber. */
-void user_arrived(struct control *left)
+/*
+ * The calling thread is busy and has taken a fiber that begins, or that is a
+ * thread: such a one may have ended.
+ */
+int user_taken(struct control *to, fiber_id_t id)
 {
 	struct thread *self = thread_self();
+	uint32_t home = to->home;
 
-	release(left, self->number);
-	busy_end(self);
+	if (!home) {
+		if (!to->sp)
+			fiber_begin(to);
+	} else if (home != self->number && table_thread_is_dead(home)) {
+		fiber_finish(to);
+		thread_idle(0);
+		thread_gone(home);
+		return EOWNERDEAD;
+	}
+	return switch_taken(to, id);
 }
 
-/*
- * Whether the caller is on its signal's alternate stack, whose frames the next
- * signal would overwrite. The kernel is asked only where the stack is neither
- * the fiber's nor the thread's.
- */
+/* Whether the caller is on its signal's alternate stack, whose frames the next signal overwrites. */
 static bool on_alternate_stack(const struct thread *self)
 {
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+	struct stack stack = control_stack(self->current);
 	stack_t alternate;
 
-	if (self->current == self->own ?
-	    here - self->stack_start < self->stack_end - self->stack_start :
-	    here - self->slot->stack_start < self->slot->stack_size)
+	if (here - (uintptr_t)stack.start < stack.size)
 		return false;
 	return !syscall(SYS_sigaltstack, NULL, &alternate) && (alternate.ss_flags & SS_ONSTACK);
 }
 
-static __attribute__((noinline)) int switch_refuse(struct thread *self, struct control *to,
-						   fiber_id_t id, uint64_t owner)
+static void count_failure(struct control *control)
 {
-	int err = refusal(id, owner);
-
-	if (err == EBUSY) {
-		__atomic_fetch_add(&slot_of(to)->failed, 1, __ATOMIC_RELAXED);
-		if (to == self->current)
-			err = EINVAL;
-	}
-	return err;
+	__atomic_fetch_add(&slot_of(control)->failed, 1, __ATOMIC_RELAXED);
 }
 
-static int switch_nested(fiber_id_t id)
+/* The calling thread is busy by something else. */
+int user_nested(fiber_id_t id)
 {
-	struct control *to = control_find(id);
-
-	if (to)
-		__atomic_fetch_add(&slot_of(to)->failed, 1, __ATOMIC_RELAXED);
+	if (table.head && control_find(id))
+		count_failure(control_at(id));
 	return EAGAIN;
 }
 
-/* Books the run that ends now. */
-static inline void book(struct thread *self, uint64_t now)
+/*
+ * The calling thread is busy by this switch and nothing else has changed: it is
+ * no fiber, or not on its fiber's stack, or the fiber is not free.
+ */
+int user_refused(fiber_id_t id)
 {
-	uint64_t run = now - self->since;
+	struct thread *self = thread_self();
+	struct control *from = self->current, *to;
+	uint64_t owner;
+	int err;
 
-	self->slot->run_time += run;
-	if (run > self->slot->longest_run)
-		self->slot->longest_run = run;
-	self->slot->area = 0;
-}
+	if (!from) {
+		const struct engine *engine = engine_current();
 
-/* Books the run that ends now, and makes the thread run `to`. */
-static inline void account(struct thread *self, struct control *to, fiber_id_t id)
-{
-	struct fiber_slot *from_slot = self->slot, *to_slot = slot_of(to);
-	uint64_t now = cycles();
-
-	book(self, now);
-	from_slot->last_switch = now;
-	from_slot->state = FIBER_STATE_SUSPENDED;
-	to_slot->activations++;
-	to_slot->last_switch = now;
-	to_slot->state = FIBER_STATE_RUNNING;
-	to_slot->area = self->number;
-	areas[self->number].fiber = id;
-	self->since = now;
-	self->slot = to_slot;
-	self->current = to;
-	self->current_id = id;
-}
-
-static int local_switch_to(fiber_id_t id)
-{
-	uint64_t owner = GENERATION(id) | OWNER_FREE;
-	struct control *from, *to, *left;
-	struct thread *self;
-	int err = EPERM;
-
-	if (!busy_begin())
-		return switch_nested(id);
-	self = thread_self();
-	from = self->current;
-	if (!from)
-		goto refuse;
-	to = control_find(id);
-	err = ESRCH;
-	if (!to)
-		goto refuse;
-	err = EINVAL;
-	if (on_alternate_stack(self))
-		goto refuse;
-	if (!atomic_compare_exchange_strong_explicit(&to->owner, &owner,
-						     GENERATION(id) | self->number,
-						     memory_order_acquire, memory_order_relaxed)) {
-		err = switch_refuse(self, to, id, owner);
-		goto refuse;
+		thread_idle(0);
+		return engine && engine->switch_to ? engine->switch_to(id) : EPERM;
 	}
-	self->slot->sp = (uintptr_t)__builtin_frame_address(0);
-	account(self, to, id);
-	left = switch_stacks(from, to);
-	user_arrived(left);
-	return 0;
-
-refuse:
-	busy_end(self);
-	return err;
+	if (on_alternate_stack(self)) {
+		thread_idle(0);
+		return EINVAL;
+	}
+	to = control_at(id);
+	owner = GENERATION(id) | OWNER_FREE;
+	while (!atomic_compare_exchange_strong(&to->owner, &owner, GENERATION(id) | self->number)) {
+		if (owner_lives(owner, id) && owner_gone(owner)) {
+			owner = GENERATION(id) | OWNER_FREE;
+			continue;
+		}
+		err = refusal(id, owner);
+		if (err == EBUSY) {
+			count_failure(to);
+			if (to == from)
+				err = EINVAL;
+		}
+		thread_idle(0);
+		return err;
+	}
+	return user_taken(to, id);
 }
 
-/* One instruction: the fiber may move to another thread at any time, its id stays. */
-static int local_self(fiber_id_t *id)
+static int user_self(fiber_id_t *id)
 {
-	fiber_id_t self;
+	fiber_id_t self = thread_fiber();
 
-	__asm__ volatile("movq thread@gottpoff(%%rip), %0\n\tmovq %%fs:%c1(%0), %0"
-			 : "=&r"(self) : "i"(ID_OFFSET));
 	if (!self)
 		return EPERM;
 	*id = self;
@@ -580,112 +750,149 @@ static int local_self(fiber_id_t *id)
 }
 
 /* Waits while another thread runs the own fiber. It may be called again. */
-static int local_retire(void)
+static int user_retire(void)
 {
+	/* A thread that vanishes wakes nobody. */
+	const struct timespec patience = { .tv_nsec = 100000000 };
 	struct thread *self = thread_self();
-	struct control *own = self->own;
+	struct control *control = self->own;
 	uint64_t owner;
 
 	if (!self->number)
 		return EPERM;
-	if (self->current == own)
+	if (self->current == control)
 		return EINVAL;
-	if (!own)
+	if (!control)
 		return 0;
-	owner = atomic_load(&own->owner);
-	for (;;) {
+	owner = atomic_load(&control->owner);
+	while ((owner & OWNER_MASK) != OWNER_FINISHED) {
 		uint64_t word = owner & OWNER_MASK;
 
-		if (word == OWNER_FINISHED)
-			break;
 		if (word == OWNER_FREE) {
-			if (atomic_compare_exchange_strong(&own->owner, &owner,
-							   GENERATION(owner) | OWNER_FINISHED))
-				break;
-		} else if (!(word & OWNER_DOOMED)) {
-			atomic_compare_exchange_strong(&own->owner, &owner, owner | OWNER_DOOMED);
-			owner = atomic_load(&own->owner);
-		} else {
-			futex(&own->owner, FUTEX_WAIT, (uint32_t)owner);
-			owner = atomic_load(&own->owner);
+			/* Taken first, since from its finish on anybody may delete it. */
+			if (!atomic_compare_exchange_strong(&control->owner, &owner,
+							    GENERATION(owner) | self->number))
+				continue;
+			fiber_finish(control);
+			break;
 		}
+		if (!(word & OWNER_DOOMED)) {
+			atomic_compare_exchange_strong(&control->owner, &owner,
+						       owner | OWNER_DOOMED);
+		} else if (!owner_gone(owner)) {
+			futex(&control->owner, FUTEX_WAIT, (uint32_t)owner, &patience);
+		}
+		owner = atomic_load(&control->owner);
 	}
-	slot_of(own)->state = FIBER_STATE_FINISHED;
-	/* From now on anybody may delete it. */
 	self->own = NULL;
 	return 0;
 }
 
-/* Off the fiber's stack for good, and retired: the created fiber begins anew. */
-static void local_leave(void)
+/* Books the run that ends now, and for good. */
+static void book(struct thread *self)
+{
+	struct fiber_area *area = self->area;
+	int64_t run = (int64_t)(cycles() - area->since - (area->off - area->off_since));
+
+	if (run < 0)
+		run = 0;
+	self->slot->run_time += (uint64_t)run;
+	if (self->slot->longest_run < (uint64_t)run)
+		self->slot->longest_run = (uint64_t)run;
+}
+
+/* Off the fiber's stack for good, and retired. */
+static void user_leave(void)
 {
 	struct thread *self = thread_self();
 	struct control *control = self->current;
-	struct fiber_slot *slot = self->slot;
 
 	if (!self->number)
 		return;
-	book(self, cycles());
+	book(self);
+	thread_leave(self);
 	if (control->home) {
-		slot->state = FIBER_STATE_FINISHED;
-		thread_clear(self);
-		atomic_store(&control->owner, GENERATION(slot->id) | OWNER_FINISHED);
-		futex(&control->owner, FUTEX_WAKE, INT_MAX);
-		return;
+		fiber_finish(control);
+	} else {
+		fiber_reset(control);
+		own(control, OWNER_FREE);
 	}
-	storage_drop(control);
-	control_begin(control);
-	slot->state = FIBER_STATE_NEW;
-	thread_clear(self);
-	release(control, 0);
 }
 
-/* In a forked child: what other threads ran is finished, and so are those threads' own. */
-static void local_keep(void)
+/*
+ * In a forked child: what other threads ran is finished, and so are those
+ * threads' own. What they were making or freeing is free.
+ */
+static const struct engine *user_keep(void)
 {
+	const struct engine *engine = engine_current();
 	struct thread *self = thread_self();
-	uint32_t i;
+	uint32_t slot;
 
-	for (i = 1; i < atomic_load(&slots_used); i++) {
-		struct control *control = &controls[i];
+	if (backing->fork_child)
+		engine = backing->fork_child((uint32_t)self->number);
+	if (engine == &engine_local)
+		backing = &table_local;
+	self->spare = NULL;
+	self->spares = 0;
+	free_controls = NULL;
+	for (slot = 1; slot < table.head->slots_used; slot++) {
+		struct control *control = &controls[slot];
 		uint64_t owner = atomic_load(&control->owner), word = owner & OWNER_MASK;
 
-		if (word >= OWNER_FINISHED)
+		if (word == OWNER_NONE || word == OWNER_DELETED) {
+			atomic_store(&control->owner, word == OWNER_NONE ? owner :
+				     GENERATION(owner) + CONTROL_SLOTS);
+			atomic_store(&control->values, NULL);
+			control->storage = NULL;
+			slot_clear(&table.slots[slot]);
+			control_give(control);
+			continue;
+		}
+		if (word == OWNER_FINISHED)
 			continue;
 		if (word == OWNER_FREE ? !control->home || control->home == self->number :
-					 (word & ~OWNER_DOOMED) == self->number)
+					 (word & ~(uint64_t)OWNER_DOOMED) == self->number)
 			continue;
-		atomic_store(&control->owner, GENERATION(owner) | OWNER_FINISHED);
-		slots[i].state = FIBER_STATE_FINISHED;
-		slots[i].area = 0;
+		table.slots[slot].state = FIBER_STATE_FINISHED;
+		table.slots[slot].area = 0;
+		own(control, OWNER_FINISHED);
 	}
-	for (i = 1; i < table->areas_used; i++)
-		if (i != self->number)
-			memset(&areas[i], 0, sizeof(areas[i]));
-	if (self->number)
-		areas[self->number].tid = (uint32_t)gettid();
+	for (slot = 1; slot < table.head->areas_used; slot++)
+		if (slot != self->number)
+			memset(&table.areas[slot], 0, sizeof(table.areas[slot]));
+	if (self->number) {
+		self->area->tid = (uint32_t)gettid();
+		self->area->fiber = self->current_id;
+		area_begin(self->area, cycles());
+	}
+	return engine;
 }
 
-/* The fiber of that id, or NULL. With the lock held, which keeps it from being deleted. */
-static struct control *control_living(fiber_id_t id)
+static void user_prepare(void)
 {
-	struct control *control = control_find(id);
-
-	return control && refusal(id, atomic_load(&control->owner)) != ESRCH ? control : NULL;
+	if (backing->fork_prepare)
+		backing->fork_prepare();
 }
 
-static int local_set_name(fiber_id_t id, const char *name)
+static void user_parent(void)
+{
+	if (backing->fork_parent)
+		backing->fork_parent();
+}
+
+static int user_set_name(fiber_id_t id, const char *name)
 {
 	struct control *control;
 	struct lock_state state;
 	char padded[FIBER_NAME_SIZE] = "";
 	int err = 0;
 
-	if (!id && local_self(&id))
+	if (!id && user_self(&id))
 		return EPERM;
 	strncpy(padded, name, sizeof(padded) - 1);
 	lock_take(&state);
-	control = control_living(id);
+	control = control_find(id);
 	if (!control)
 		err = ESRCH;
 	else
@@ -696,39 +903,53 @@ static int local_set_name(fiber_id_t id, const char *name)
 
 static uint64_t nanoseconds(uint64_t count)
 {
-	return (uint64_t)((unsigned __int128)count * table->mult >> table->shift);
+	return (uint64_t)((unsigned __int128)count * table.head->mult >> table.head->shift);
 }
 
-static int local_get_stat(fiber_id_t id, struct fiber_stat *stat)
+/* With the lock held. */
+static void stat_read(fiber_id_t id, const struct fiber_slot *shown, struct fiber_stat *stat)
+{
+	const struct fiber_slot slot = *shown;
+	const struct fiber_area *area = &table.areas[slot.area];
+	bool watched = backing == &table_mapped;
+	uint64_t time, run = 0;
+
+	if (slot.state == FIBER_STATE_RUNNING) {
+		run = cycles() - area->since - (area->off - area->off_since);
+		if ((int64_t)run < 0)
+			run = 0;
+	}
+	time = nanoseconds(slot.run_time + run);
+	*stat = (struct fiber_stat) {
+		.id = id,
+		.state = (enum fiber_state)slot.state,
+		.thread = slot.area ? area->tid : 0,
+		.activations = slot.activations,
+		.failed_activations = slot.failed,
+		.cpu_time = watched ? time : FIBER_TIME_UNKNOWN,
+		.run_time = watched ? FIBER_TIME_UNKNOWN : time,
+		.longest_run = nanoseconds(run > slot.longest_run ? run : slot.longest_run),
+		.stack_start = slot.stack_start,
+		.stack_size = slot.stack_size,
+	};
+	memcpy(stat->name, slot.name, sizeof(stat->name));
+}
+
+static int user_get_stat(fiber_id_t id, struct fiber_stat *stat)
 {
 	struct control *control;
 	struct lock_state state;
 	int err = 0;
 
+	control = control_at(id);
+	owner_gone(atomic_load(&control->owner));
+	thread_gone(control->home);
 	lock_take(&state);
-	control = control_living(id);
-	if (!control) {
+	control = control_find(id);
+	if (!control)
 		err = ESRCH;
-	} else {
-		const struct fiber_slot slot = *slot_of(control);
-		uint64_t now = cycles(), run = 0;
-
-		if (slot.state == FIBER_STATE_RUNNING && now > slot.last_switch)
-			run = now - slot.last_switch;
-		*stat = (struct fiber_stat) {
-			.id = id,
-			.state = (enum fiber_state)slot.state,
-			.thread = slot.area ? areas[slot.area].tid : 0,
-			.activations = slot.activations,
-			.failed_activations = slot.failed,
-			.cpu_time = FIBER_TIME_UNKNOWN,
-			.run_time = nanoseconds(slot.run_time + run),
-			.longest_run = nanoseconds(run > slot.longest_run ? run : slot.longest_run),
-			.stack_start = slot.stack_start,
-			.stack_size = slot.stack_size,
-		};
-		memcpy(stat->name, slot.name, sizeof(stat->name));
-	}
+	else
+		stat_read(id, slot_of(control), stat);
 	lock_drop(&state);
 	return err;
 }
@@ -736,12 +957,12 @@ static int local_get_stat(fiber_id_t id, struct fiber_stat *stat)
 /* The calling fiber's; it cannot go away meanwhile. NULL: the caller is no fiber. */
 static struct control *control_self(void)
 {
-	fiber_id_t id;
+	fiber_id_t id = thread_fiber();
 
-	return local_self(&id) ? NULL : &controls[id & SLOT_MASK];
+	return id ? control_at(id) : NULL;
 }
 
-static int local_fls_alloc(uint64_t *index)
+static int user_fls_alloc(uint64_t *index)
 {
 	struct control *control = control_self();
 	unsigned int i;
@@ -749,9 +970,12 @@ static int local_fls_alloc(uint64_t *index)
 	if (!control)
 		return EPERM;
 	if (!control->storage) {
-		control->storage = map(sizeof(*control->storage));
-		if (!control->storage)
+		void *start = mmap(NULL, sizeof(*control->storage), PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (start == MAP_FAILED)
 			return ENOMEM;
+		control->storage = start;
 	}
 	for (i = 0; i < FIBER_FLS_MAX / 64; i++) {
 		uint64_t *used = &control->storage->used[i];
@@ -782,7 +1006,7 @@ static int storage_find(uint64_t index, struct storage **storage)
 	return 0;
 }
 
-static int local_fls_free(uint64_t index)
+static int user_fls_free(uint64_t index)
 {
 	struct storage *storage;
 	int err = storage_find(index, &storage);
@@ -792,7 +1016,7 @@ static int local_fls_free(uint64_t index)
 	return err;
 }
 
-static int local_fls_set(uint64_t index, uint64_t value)
+static int user_fls_set(uint64_t index, uint64_t value)
 {
 	struct storage *storage;
 	int err = storage_find(index, &storage);
@@ -802,7 +1026,7 @@ static int local_fls_set(uint64_t index, uint64_t value)
 	return err;
 }
 
-static int local_fls_get(uint64_t index, uint64_t *value)
+static int user_fls_get(uint64_t index, uint64_t *value)
 {
 	struct storage *storage;
 	int err = storage_find(index, &storage);
@@ -812,22 +1036,24 @@ static int local_fls_get(uint64_t index, uint64_t *value)
 	return err;
 }
 
-const struct engine engine_local = {
-	.name = "local",
-	.open = local_open,
-	.keep = local_keep,
-	.convert = local_convert,
-	.revert = local_revert,
-	.create = local_create,
-	.delete = local_delete,
-	.retire = local_retire,
-	.leave = local_leave,
-	.set_name = local_set_name,
-	.get_stat = local_get_stat,
-	.switch_to = local_switch_to,
-	.self = local_self,
-	.fls_alloc = local_fls_alloc,
-	.fls_free = local_fls_free,
-	.fls_set = local_fls_set,
-	.fls_get = local_fls_get,
-};
+#define ENGINE_USER				\
+	.prepare = user_prepare,		\
+	.parent = user_parent,			\
+	.keep = user_keep,			\
+	.convert = user_convert,		\
+	.revert = user_revert,			\
+	.create = user_create,			\
+	.delete = user_delete,			\
+	.free = user_free,			\
+	.retire = user_retire,			\
+	.leave = user_leave,			\
+	.set_name = user_set_name,		\
+	.get_stat = user_get_stat,		\
+	.self = user_self,			\
+	.fls_alloc = user_fls_alloc,		\
+	.fls_free = user_fls_free,		\
+	.fls_set = user_fls_set,		\
+	.fls_get = user_fls_get
+
+const struct engine engine_local = { .name = "local", .open = local_open, ENGINE_USER };
+const struct engine engine_mapped = { .name = "mapped", .open = mapped_open, ENGINE_USER };

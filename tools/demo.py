@@ -48,7 +48,17 @@ def look(pid: int) -> None:
 def guest() -> int:
     say(f"{FIBERS} cells of a mobile network, a fiber each, on {THREADS} threads;")
     say(f"{CALLS} calls a cell instead of the report's 15,000, since this CPU is emulated.\n")
-    words = [str(CELLS), "--fibers", str(FIBERS), "--calls", str(CALLS), "--threads", str(THREADS)]
+    words = [
+        str(CELLS),
+        "--engine",
+        "kernel",
+        "--fibers",
+        str(FIBERS),
+        "--calls",
+        str(CALLS),
+        "--threads",
+        str(THREADS),
+    ]
     say(f"$ {' '.join(['cells', *words[1:], '--json'])} &")
     workload = subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, text=True)
     while workload.poll() is None and len(proc.fibers(workload.pid)) < FIBERS + THREADS - 1:

@@ -110,7 +110,10 @@ def test_table():
     ],
 )
 def test_fails_when_something_leaks(kind, complaint):
-    done = cells("--fibers", 16, "--calls", 200, "--threads", 2, "--json", "--sabotage", kind)
+    done = cells(
+        *("--engine", "kernel", "--fibers", 16, "--calls", 200, "--threads", 2),
+        *("--json", "--sabotage", kind),
+    )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert complaint in line

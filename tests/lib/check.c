@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,16 +100,26 @@ int in_child(void (*run)(void))
 	return status;
 }
 
-void only_on(const char *engine, const char *reason)
+static void skip_engine(const char *engine, bool wanted, const char *reason)
 {
 	const char *ours = fiber_engine();
 
 	CHECK(ours);
-	if (strcmp(ours, engine)) {
+	if (!strcmp(ours, engine) != wanted) {
 		printf("not with engine %s: %s\n", ours, reason);
 		fflush(stdout);
 		_exit(77);
 	}
+}
+
+void only_on(const char *engine, const char *reason)
+{
+	skip_engine(engine, true, reason);
+}
+
+void not_on(const char *engine, const char *reason)
+{
+	skip_engine(engine, false, reason);
 }
 
 struct fiber_stat stat_of(fiber_id_t id)

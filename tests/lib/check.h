@@ -73,8 +73,9 @@ void sleep_ms(unsigned int ms);
 /* Runs `run` in a forked child and gives its wait status. */
 int in_child(void (*run)(void));
 
-/* Skips the test with other engines than this one. */
+/* Skips the test with other engines than this one, or with this one. */
 void only_on(const char *engine, const char *reason);
+void not_on(const char *engine, const char *reason);
 
 /* What fiber_get_stat() says, which must not fail. */
 struct fiber_stat stat_of(fiber_id_t id);

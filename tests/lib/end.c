@@ -142,7 +142,7 @@ static void raw_body(void *arg)
 
 TEST(by_the_exit_system_call)
 {
-	only_on("kernel", "nobody notices the end of such a thread");
+	not_on("local", "nobody notices the end of such a thread");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, raw_body, NULL, NULL));
 	thread_join(thread_start(enters, NULL));

@@ -155,7 +155,7 @@ TEST(the_child_keeps_suspended_fibers)
 {
 	int status;
 
-	only_on("local", "the child has no fibers");
+	not_on("kernel", "the child has no fibers");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
 	CHECK_OK(fiber_switch(created));
@@ -176,7 +176,7 @@ TEST(the_child_keeps_the_fiber_that_forked)
 {
 	fiber_id_t forker;
 
-	only_on("local", "the child has no fibers");
+	not_on("kernel", "the child has no fibers");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
 	CHECK_OK(fiber_create(&forker, forks_and_goes_on, NULL, NULL));
@@ -231,7 +231,7 @@ TEST(forks_while_threads_switch)
 	pthread_t threads[2];
 	int i, status;
 
-	only_on("local", "the child has no fibers");
+	not_on("kernel", "the child has no fibers");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
 	for (i = 0; i < 2; i++)
