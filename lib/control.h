@@ -53,7 +53,11 @@
 
 struct control {
 	_Atomic uint64_t owner;
-	/* Where it was left; NULL: at its function's beginning. Of a free one: the next free one. */
+	/*
+	 * Where it was left. Its own address here: at its function's beginning (not NULL,
+	 * since a switch has the processor look there beforehand, which is slow where
+	 * there is nothing). Of a free one: the next free one.
+	 */
 	void *sp;
 	/* The thread that it is; 0: it was created. */
 	uint32_t home;

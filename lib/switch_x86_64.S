@@ -103,7 +103,7 @@ switch_user:
 	cmpq	%rcx, %rax
 	jae	user_refused
 
-	/* Free, then this thread's. */
+	/* Free, then this thread's. A slot is three times as long as the control words. */
 	movl	%edi, %edx
 	movq	%rdi, %rax
 	movq	THREAD_TAKES(%r11), %rcx
@@ -111,7 +111,13 @@ switch_user:
 	orq	$OWNER_MASK, %rax
 	shlq	$CONTROL_SHIFT, %rdx
 	addq	%rax, %rcx
+	leaq	(%rdx,%rdx,2), %r9
 	addq	controls(%rip), %rdx
+	addq	table+TABLE_SLOTS(%rip), %r9
+	/* What will be needed, while it waits for the owner word. */
+	prefetchw	SLOT_ACTIVATIONS(%r9)
+	movq	CONTROL_SP(%rdx), %r10
+	prefetcht0	(%r10)
 	lock cmpxchgq	%rcx, CONTROL_OWNER(%rdx)
 	jne	user_refused
 
@@ -121,7 +127,7 @@ switch_user:
 	jz	1f
 	cmpl	%eax, THREAD_NUMBER(%r11)
 	jne	.Ltaken_rarely
-1:	cmpq	$0, CONTROL_SP(%rdx)
+1:	cmpq	%rdx, CONTROL_SP(%rdx)
 	je	.Ltaken_rarely
 
 .Ltaken:
@@ -161,12 +167,7 @@ switch_user:
 	shlq	$32, %rdx
 	orq	%rdx, %rax
 
-	/* The slot of the fiber taken: three times as far from the first as its control words. */
 	movq	%rbx, %rdx
-	movq	%rbx, %r9
-	subq	controls(%rip), %r9
-	leaq	(%r9,%r9,2), %r9
-	addq	table+TABLE_SLOTS(%rip), %r9
 
 	/* Books the run that ends. */
 	movq	%rax, %rbx
@@ -271,6 +272,10 @@ switch_taken:
 	movq	thread@gottpoff(%rip), %r11
 	addq	%fs:0, %r11
 	movq	THREAD_CURRENT(%r11), %rsi
+	movq	%rdx, %r9
+	subq	controls(%rip), %r9
+	leaq	(%r9,%r9,2), %r9
+	addq	table+TABLE_SLOTS(%rip), %r9
 	jmp	.Ltaken
 	.cfi_endproc
 	.size	fiber_switch, . - fiber_switch

@@ -51,6 +51,8 @@ _Static_assert(offsetof(struct fiber_slot, ip) == SLOT_IP, "");
 _Static_assert(offsetof(struct fiber_slot, state) == SLOT_STATE, "");
 _Static_assert(offsetof(struct fiber_slot, area) == SLOT_STATE + 4, "");
 _Static_assert(sizeof(struct fiber_slot) == SLOT_SIZE, "");
+_Static_assert(offsetof(struct fiber_slot, failed) == 64, "");
+_Static_assert(offsetof(struct fiber_slot, name) == 128, "");
 _Static_assert(offsetof(struct fiber_area, fiber) == AREA_FIBER, "");
 _Static_assert(offsetof(struct fiber_area, since) == AREA_SINCE, "");
 _Static_assert(offsetof(struct fiber_area, off) == AREA_OFF, "");
@@ -233,21 +235,21 @@ static void storage_drop(struct control *control)
 	control->storage = NULL;
 }
 
-/* What a new fiber's slot shows. `name` is checked. */
-static void slot_show(fiber_id_t id, struct fiber_slot *slot, uint32_t state, uint32_t area,
-		      const char *name)
+/* All else is there: from now on others see it. */
+static void slot_show(fiber_id_t id, struct fiber_slot *slot)
 {
-	slot->state = state;
-	slot->area = area;
-	strncpy(slot->name, name, sizeof(slot->name) - 1);
-	slot->last_switch = cycles();
 	__atomic_store_n(&slot->id, id, __ATOMIC_RELEASE);
 }
 
+/* As a new fiber's is: not yet shown, FIBER_STATE_NEW. */
 static void slot_clear(struct fiber_slot *slot)
 {
 	__atomic_store_n(&slot->id, 0, __ATOMIC_RELEASE);
-	memset(slot, 0, sizeof(*slot));
+	/* By cache lines: the compiler makes the slow string instruction of all at once. */
+	memset(slot, 0, 64);
+	memset(&slot->failed, 0, 64);
+	if (*slot->name)
+		memset(slot->name, 0, sizeof(slot->name));
 }
 
 /* What is to be known of the calling thread's own stack, for telling it from others. */
@@ -291,7 +293,7 @@ static void fiber_reset(struct control *control)
 	struct fiber_slot *slot = slot_of(control);
 
 	storage_drop(control);
-	control->sp = NULL;
+	control->sp = control;
 	slot->state = FIBER_STATE_NEW;
 	slot->area = 0;
 }
@@ -428,13 +430,15 @@ static int user_convert(unsigned int flags, fiber_id_t *id)
 	}
 	clock_measure();
 	stack_measure(control);
-	control->sp = NULL;
 	control->arg = NULL;
 	control->home = number;
 	*id = id_of(control);
 	slot = slot_of(control);
 	slot->parent = table.areas[number].tid;
-	slot_show(*id, slot, FIBER_STATE_RUNNING, number, "");
+	slot->state = FIBER_STATE_RUNNING;
+	slot->area = number;
+	slot->last_switch = cycles();
+	slot_show(*id, slot);
 	own(control, number);
 	self->number = number;
 	self->takes = number - (uint64_t)OWNER_FREE;
@@ -549,7 +553,7 @@ static int user_create(const struct engine_fiber *order, fiber_id_t *id)
 	err = fiber_take(self, order->stack_size, &control);
 	if (err)
 		goto idle;
-	control->sp = NULL;
+	control->sp = control;
 	control->entry = order->entry;
 	control->arg = order->arg;
 	*id = id_of(control);
@@ -558,7 +562,9 @@ static int user_create(const struct engine_fiber *order, fiber_id_t *id)
 	slot->stack_start = (uintptr_t)control->stack_start;
 	slot->stack_size = order->stack_size;
 	slot->parent = self->area->tid;
-	slot_show(*id, slot, FIBER_STATE_NEW, 0, order->name);
+	if (*order->name)
+		strncpy(slot->name, order->name, sizeof(slot->name) - 1);
+	slot_show(*id, slot);
 	own(control, OWNER_FREE);
 idle:
 	thread_idle(busy);
@@ -663,7 +669,7 @@ int user_taken(struct control *to, fiber_id_t id)
 	uint32_t home = to->home;
 
 	if (!home) {
-		if (!to->sp)
+		if (to->sp == to)
 			fiber_begin(to);
 	} else if (home != self->number && table_thread_is_dead(home)) {
 		fiber_finish(to);

@@ -299,7 +299,7 @@ struct fiber_table {
  * @run_time: time on a thread without the current run, in cycles; with `mapped`
  *	without time off the CPU
  * @longest_run: the longest single one, in cycles
- * @last_switch: cycle counter when it was last switched to or from
+ * @last_switch: cycle counter when it was last switched to or from; 0: never
  * @sp, @ip: stack and instruction pointer while suspended
  * @state: FIBER_STATE_*
  * @area: number of the thread that runs it; else 0

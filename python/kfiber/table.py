@@ -84,7 +84,8 @@ def _read(memory: int, start: int, pid: int) -> list[Fiber]:
             if not number or state >= len(_STATES):
                 continue
             running = _STATES[state] == "running"
-            ago = max(now - last, 0)
+            # A new one has not been switched to.
+            ago = max(now - last, 0) if last else 0
             current = ago if running else 0
             found.append(
                 Fiber(

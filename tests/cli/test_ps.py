@@ -23,7 +23,7 @@ FIBERS = 16
 @pytest.fixture
 def workload():
     """A run that takes longer than any test, with all its fibers made."""
-    words = [CELLS, "--fibers", str(FIBERS), "--calls", "100000000", "--threads", "2"]
+    words = [CELLS, "--engine", "kernel", "--fibers", str(FIBERS), "--calls", "100000000", "--threads", "2"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     directory = Path(f"/proc/{process.pid}/fiber")
     deadline = time.monotonic() + 60
