@@ -9,6 +9,7 @@
 #include "fls.h"
 #include "control.h"
 #include "lock.h"
+#include "sanitizer.h"
 #include "switch.h"
 
 /* Its value on a thread only says that the thread was converted. Made once, under the lock. */
@@ -40,6 +41,7 @@ static void end_created(void)
 	values_destroy(values);
 	while (engine->retire() == EINTR)
 		;
+	sanitizer_end();
 }
 
 void end_returned(void)

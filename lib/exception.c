@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 #include "exception.h"
+#include "sanitizer.h"
 #include "switch.h"
 #include "thread.h"
 
@@ -44,6 +45,8 @@ void exception_attach(void)
 	static _Atomic bool varies;
 	intptr_t here, before = 0;
 
+	if (sanitizer_watches())
+		return;
 	if (__cxa_get_globals && __cxa_get_globals_fast)
 		here = from_thread_pointer(__cxa_get_globals());
 	else
@@ -81,7 +84,7 @@ int exception_switch(fiber_id_t id)
 {
 	const struct exceptions none = { 0, 0 };
 	struct exceptions ours = exchange(none);
-	int err = switch_user(id);
+	int err = sanitizer_watches() ? user_switch(id) : switch_user(id);
 
 	exchange(ours);
 	return err;

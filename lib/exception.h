@@ -6,8 +6,8 @@
  *
  * fiber_switch() passes it by where there is none: exception_offset is the place of
  * two words, counted from the thread pointer, which are 0 then. It is 0 itself where
- * that is not known, and the word there, the thread's address, is not. Then, or in
- * a catch block, exception_switch() saves the state around the switch, so that
+ * that is not known, or a sanitizer has to know each switch, and the word there, the
+ * thread's address, is not. Then, or in a catch block, exception_switch() saves the state around the switch, so that
  * whoever switches leaves a thread without any behind.
  */
 #ifndef LIBFIBER_EXCEPTION_H

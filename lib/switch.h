@@ -43,6 +43,7 @@ int switch_taken(struct control *to, fiber_id_t id);
 
 /* Called in place of what they continue: exception.c and user.c. */
 int exception_switch(fiber_id_t id);
+int user_switch(fiber_id_t id);
 int user_nested(fiber_id_t id);
 int user_refused(fiber_id_t id);
 int user_taken(struct control *to, fiber_id_t id);

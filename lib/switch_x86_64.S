@@ -215,7 +215,7 @@ switch_user:
 	.cfi_remember_state
 	ldmxcsr	(%rsp)
 	fldcw	4(%rsp)
-	movq	$0, THREAD_BUSY(%r11)
+	decq	THREAD_BUSY(%r11)
 	addq	$8, %rsp
 	.cfi_adjust_cfa_offset -8
 	popq	%r15

@@ -7,7 +7,8 @@
  * harm: inside a switch, with the library's lock held, and while the fields
  * below change. A switch in a handler then fails with EAGAIN, and the thread
  * stays the same until it is lowered. It is tested and raised by one
- * instruction each, relative to the thread pointer.
+ * instruction each, relative to the thread pointer, and a switch lowers it by
+ * one at its end.
  *
  * Nothing of this may be kept in a register over a switch: ask thread_self() anew.
  */

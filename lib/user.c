@@ -24,6 +24,7 @@
 #include "engine.h"
 #include "fls.h"
 #include "lock.h"
+#include "sanitizer.h"
 #include "switch.h"
 #include "table.h"
 #include "thread.h"
@@ -293,6 +294,7 @@ static void fiber_reset(struct control *control)
 	struct fiber_slot *slot = slot_of(control);
 
 	storage_drop(control);
+	sanitizer_forget(control);
 	control->sp = control;
 	slot->state = FIBER_STATE_NEW;
 	slot->area = 0;
@@ -430,6 +432,7 @@ static int user_convert(unsigned int flags, fiber_id_t *id)
 	}
 	clock_measure();
 	stack_measure(control);
+	sanitizer_convert(control);
 	control->arg = NULL;
 	control->home = number;
 	*id = id_of(control);
@@ -625,6 +628,7 @@ static void user_free(const struct remains *remains)
 
 	if (control->storage)
 		storage_drop(control);
+	sanitizer_forget(control);
 	slot_clear(slot_of(control));
 	/* The next one's generation. */
 	atomic_store_explicit(&control->owner, GENERATION(id_of(control)) + CONTROL_SLOTS,
@@ -643,18 +647,29 @@ static void user_free(const struct remains *remains)
 	thread_idle(busy);
 }
 
+/* A fiber's function where a sanitizer watches. */
+static void begin_watched(void *control)
+{
+	struct control *self = control;
+
+	sanitizer_arrive(NULL);
+	thread_idle(0);
+	self->entry(self->arg);
+}
+
 /* The first frame, for the first switch. */
 static void fiber_begin(struct control *control)
 {
 	const struct stack stack = control_stack(control);
 	uintptr_t *top = (uintptr_t *)(stack.start + stack.size) - 1;
 	uintptr_t *frame = top - FRAME_WORDS;
+	bool watched = sanitizer_watches();
 
 	*top = SWITCH_RETURN;
 	memset(frame, 0, FRAME_WORDS * sizeof(*frame));
 	frame[FRAME_CONTROL_WORDS] = UINT64_C(0x37f) << 32 | 0x1f80;
-	frame[FRAME_RBX] = (uintptr_t)control->entry;
-	frame[FRAME_R12] = (uintptr_t)control->arg;
+	frame[FRAME_RBX] = (uintptr_t)(watched ? begin_watched : control->entry);
+	frame[FRAME_R12] = (uintptr_t)(watched ? control : control->arg);
 	frame[FRAME_RIP] = (uintptr_t)switch_start;
 	control->sp = frame;
 }
@@ -667,6 +682,8 @@ int user_taken(struct control *to, fiber_id_t id)
 {
 	struct thread *self = thread_self();
 	uint32_t home = to->home;
+	void *left;
+	int err;
 
 	if (!home) {
 		if (to->sp == to)
@@ -677,7 +694,14 @@ int user_taken(struct control *to, fiber_id_t id)
 		thread_gone(home);
 		return EOWNERDEAD;
 	}
-	return switch_taken(to, id);
+	if (!sanitizer_watches())
+		return switch_taken(to, id);
+	left = sanitizer_leave(self->current, to);
+	self->busy++;
+	err = switch_taken(to, id);
+	sanitizer_arrive(left);
+	thread_idle(0);
+	return err;
 }
 
 /* Whether the caller is on its signal's alternate stack, whose frames the next signal overwrites. */
@@ -743,6 +767,12 @@ int user_refused(fiber_id_t id)
 		return err;
 	}
 	return user_taken(to, id);
+}
+
+/* The same as switch_user(), for sanitizers. */
+int user_switch(fiber_id_t id)
+{
+	return thread_busy() ? user_nested(id) : user_refused(id);
 }
 
 static int user_self(fiber_id_t *id)
