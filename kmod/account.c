@@ -136,9 +136,12 @@ void fiber_account_read(const struct fiber *fiber, struct fiber_thread *thread,
 static void probe_exit(void *data, FIBER_EXIT_PROBE_ARGS)
 {
 	struct fiber_thread *thread = fiber_thread_current();
+	struct fiber_watch *watch = fiber_watch_current();
 
 	if (thread)
 		fiber_thread_end(thread);
+	if (watch)
+		fiber_watch_end(watch);
 	/* Counted down before: two racing threads may see 0, each of them at the end. */
 	if (!atomic_read(&current->signal->live))
 		fiber_process_end(current->signal);
@@ -148,9 +151,12 @@ static void probe_exec(void *data, struct task_struct *task, pid_t old_pid,
 		       struct linux_binprm *bprm)
 {
 	struct fiber_thread *thread = fiber_thread_current();
+	struct fiber_watch *watch = fiber_watch_current();
 
 	if (thread)
 		fiber_thread_end(thread);
+	if (watch)
+		fiber_watch_end(watch);
 	fiber_process_end(current->signal);
 }
 

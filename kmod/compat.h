@@ -5,6 +5,7 @@
 
 #include <linux/fs.h>
 #include <linux/ftrace.h>
+#include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/version.h>
 #ifdef CONFIG_X86_USER_SHADOW_STACK
@@ -63,5 +64,15 @@ static inline void fiber_inode_init_times(struct inode *inode)
 #else
 #define FIBER_EXIT_PROBE_ARGS	struct task_struct *task
 #endif
+
+static inline void fiber_vm_flags(struct vm_area_struct *vma, unsigned long set,
+				  unsigned long clear)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	vm_flags_mod(vma, set, clear);
+#else
+	vma->vm_flags = (vma->vm_flags | set) & ~clear;
+#endif
+}
 
 #endif /* FIBER_COMPAT_H */

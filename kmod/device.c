@@ -83,6 +83,12 @@ static long fiber_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return fiber_thread_retire(process);
 	case FIBER_IOC_SET_NAME:
 		return fiber_set_name(process, user);
+	case FIBER_IOC_COMMIT:
+		return fiber_table_commit(process, arg);
+	case FIBER_IOC_ATTACH:
+		return fiber_table_attach(process, arg);
+	case FIBER_IOC_DETACH:
+		return fiber_table_detach(process);
 	default:
 		return -ENOTTY;
 	}
@@ -94,6 +100,7 @@ static const struct file_operations fiber_device_ops = {
 	.open = fiber_open,
 	.release = fiber_close,
 	.unlocked_ioctl = fiber_ioctl,
+	.mmap = fiber_table_mmap,
 };
 
 static struct miscdevice fiber_device = {

@@ -66,6 +66,9 @@ u64 fiber_slot_id(struct fiber_process *process, u32 slot)
 	struct fiber *fiber;
 	u64 id = 0;
 
+	if (slot > process->max)
+		return 0;
+	slot = array_index_nospec(slot, process->max + 1);
 	rcu_read_lock();
 	place = READ_ONCE(process->dead) ? NULL : fiber_slot(process, slot);
 	if (place) {

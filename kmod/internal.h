@@ -44,8 +44,13 @@
 
 #include "x86/context.h"
 
+struct fiber_observations;
 struct fiber_tables;
+struct fiber_watch;
+struct file;
+struct pid_namespace;
 struct proc_dir_entry;
+struct vm_area_struct;
 
 /* Slots are kept in chunks, which are allocated as ids reach them. */
 #define FIBER_CHUNK_SHIFT	9
@@ -65,10 +70,12 @@ struct fiber_chunk {
  *      mmgrab(), so that the address means nobody else
  * @signal: the thread group's; compared, never followed
  * @pid: of the thread group; a reference
+ * @engine: enum fiber_engine; set once
+ * @table: what it shares with us, for FIBER_ENGINE_MAPPED; set once
  * @dead: it exited or called execve(). Never reset. Set under
  *      fiber_processes_lock. Who looks for fibers without being a user asks
  *      for this in the same RCU section, or under @lock
- * @converted: a thread has been converted, so /proc shows the directory
+ * @converted: a thread has been converted or attached, so /proc shows the directory
  * @lock: guards the slots (@ids, @chunks, @generation, @end) and the names
  * @ids: the slots in use
  * @generation: of the next id; grows with every deletion, so that no id returns
@@ -89,6 +96,8 @@ struct fiber_process {
 	struct mm_struct *mm;
 	struct signal_struct *signal;
 	struct pid *pid;
+	int engine;
+	struct fiber_observations *table;
 	bool dead;
 	bool converted;
 
@@ -140,10 +149,36 @@ struct fiber_thread {
 	struct rcu_head rcu;
 };
 
+/* Who switches the fibers of a process: for as long as its image lives. */
+enum fiber_engine {
+	FIBER_ENGINE_NONE,
+	FIBER_ENGINE_KERNEL,
+	FIBER_ENGINE_MAPPED,
+};
+
 /* In ns. */
 struct fiber_times {
 	u64 exec_time;
 	u64 longest_run;
+};
+
+/* A fiber as one look found it; pids as the reader sees them, @last_switch ns ago. */
+struct fiber_snapshot {
+	struct fiber_times times;
+	u64 activations;
+	u64 failed;
+	u64 ip;
+	u64 sp;
+	u64 last_switch;
+	u64 entry;
+	u64 stack_start;
+	u64 stack_size;
+	const char *state;
+	const char *engine;
+	bool running;
+	pid_t thread;
+	pid_t parent;
+	char name[FIBER_NAME_SIZE];
 };
 
 /*
@@ -220,6 +255,14 @@ void fiber_process_put(struct fiber_process *process);
 void fiber_process_unuse(struct fiber_process *process);
 void fiber_process_end(struct signal_struct *signal);
 void fiber_process_end_all(void);
+
+/* Whether that is what switches its fibers, from now on if nothing did so far. */
+static inline bool fiber_process_choose(struct fiber_process *process, enum fiber_engine engine)
+{
+	int before = cmpxchg(&process->engine, FIBER_ENGINE_NONE, engine);
+
+	return before == FIBER_ENGINE_NONE || before == engine;
+}
 
 static inline bool fiber_process_is_current(const struct fiber_process *process)
 {
@@ -340,6 +383,20 @@ long fiber_fls_alloc(struct fiber *fiber, u64 __user *user);
 long fiber_fls_free(struct fiber *fiber, u64 index);
 long fiber_fls_set(struct fiber *fiber, const struct fiber_fls __user *user);
 long fiber_fls_get(struct fiber *fiber, struct fiber_fls __user *user);
+
+/* table.c */
+int fiber_table_mmap(struct file *file, struct vm_area_struct *vma);
+long fiber_table_commit(struct fiber_process *process, unsigned long slots);
+long fiber_table_attach(struct fiber_process *process, unsigned long number);
+long fiber_table_detach(struct fiber_process *process);
+void fiber_table_end(struct fiber_process *process);
+void fiber_table_free(struct fiber_process *process);
+u32 fiber_table_slots(const struct fiber_process *process);
+u64 fiber_table_slot_id(struct fiber_process *process, u32 slot);
+bool fiber_table_look(struct fiber_process *process, u64 id, struct pid_namespace *pid_ns,
+		      struct fiber_snapshot *snapshot);
+struct fiber_watch *fiber_watch_current(void);
+void fiber_watch_end(struct fiber_watch *watch);
 
 /* account.c */
 void fiber_account_start(struct fiber_thread *thread, struct fiber *fiber);

@@ -124,6 +124,7 @@ static void process_free_work(struct work_struct *work)
 	struct fiber_process *process = container_of(work, struct fiber_process, free_work);
 
 	fiber_tables_destroy(process);
+	fiber_table_free(process);
 	ida_destroy(&process->ids);
 	mutex_destroy(&process->lock);
 	put_pid(process->pid);
@@ -163,6 +164,7 @@ static void process_end_work(struct work_struct *work)
 	synchronize_rcu();
 	mutex_lock(&process->lock);
 	process_free_fibers(process);
+	fiber_table_end(process);
 	mutex_unlock(&process->lock);
 	/* Last, since it waits for readers, who can take their time. */
 	fiber_procfs_remove(process);

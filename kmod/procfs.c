@@ -53,20 +53,6 @@ struct fiber_view {
 	bool addresses;
 };
 
-/* A fiber as one look found it. */
-struct fiber_snapshot {
-	struct fiber_times times;
-	u64 activations;
-	u64 failed;
-	u64 ip;
-	u64 sp;
-	u64 last_switch;
-	const char *state;
-	bool running;
-	pid_t thread;
-	char name[FIBER_NAME_SIZE];
-};
-
 /*
  * Addresses of a process are for itself and for whom could debug it: as
  * ptrace_may_access() with the opener's credentials, which is not exported to
@@ -115,6 +101,7 @@ static bool may_see_addresses(struct file *file, struct fiber_process *process)
 static bool fiber_look(struct fiber_process *process, struct fiber *fiber,
 		       struct pid_namespace *pid_ns, struct fiber_snapshot *snapshot)
 {
+	u64 last_switch, now = local_clock();
 	struct fiber_thread *thread;
 	long owner;
 
@@ -144,20 +131,49 @@ static bool fiber_look(struct fiber_process *process, struct fiber *fiber,
 	snapshot->failed = atomic64_read(&fiber->failed);
 	snapshot->ip = thread ? 0 : READ_ONCE(fiber->context.ip);
 	snapshot->sp = thread ? 0 : READ_ONCE(fiber->context.sp);
-	snapshot->last_switch = READ_ONCE(fiber->last_switch);
+	last_switch = READ_ONCE(fiber->last_switch);
+	snapshot->last_switch = now > last_switch ? now - last_switch : 0;
+	snapshot->entry = fiber->entry;
+	snapshot->parent = pid_nr_ns(fiber->parent, pid_ns);
+	snapshot->stack_start = fiber->stack_start;
+	snapshot->stack_size = fiber->stack_size;
+	snapshot->engine = "kernel";
 	memcpy(snapshot->name, fiber->name, sizeof(snapshot->name));
 	return true;
 }
 
+/* The same by id, for each engine. The process is alive. */
+static bool process_look(struct fiber_process *process, u64 id, struct pid_namespace *pid_ns,
+			 struct fiber_snapshot *snapshot)
+{
+	struct fiber *fiber;
+
+	if (process->table)
+		return fiber_table_look(process, id, pid_ns, snapshot);
+	fiber = fiber_find(process, id);
+	return fiber && fiber_look(process, fiber, pid_ns, snapshot);
+}
+
+/* The id of the fiber in that slot, 0 if there is none or the process has ended. */
+static u64 process_slot_id(struct fiber_process *process, u32 slot)
+{
+	return process->table ? fiber_table_slot_id(process, slot) : fiber_slot_id(process, slot);
+}
+
+/* Slots at and above this one are empty. */
+static u32 process_end(const struct fiber_process *process)
+{
+	return process->table ? fiber_table_slots(process) : READ_ONCE(process->end);
+}
+
 static void fiber_print(struct seq_file *m, const struct fiber_view *view,
-			const struct fiber *fiber, const struct fiber_snapshot *snapshot)
+			const struct fiber_snapshot *snapshot)
 {
 	u64 shown = view->addresses ? U64_MAX : 0;
-	u64 now = local_clock();
 
 	seq_printf(m, "Running: %s\n", snapshot->running ? "yes" : "no");
-	seq_printf(m, "Initial entry point: 0x%016llx\n", fiber->entry & shown);
-	seq_printf(m, "Parent thread id: %d\n", pid_nr_ns(fiber->parent, view->pid_ns));
+	seq_printf(m, "Initial entry point: 0x%016llx\n", snapshot->entry & shown);
+	seq_printf(m, "Parent thread id: %d\n", snapshot->parent);
 	seq_printf(m, "Number of activations: %llu\n", snapshot->activations);
 	seq_printf(m, "Number of failed activations: %llu\n", snapshot->failed);
 	seq_printf(m, "Total execution time: %llu ms\n",
@@ -169,13 +185,12 @@ static void fiber_print(struct seq_file *m, const struct fiber_view *view,
 	seq_printf(m, "Thread id: %d\n", snapshot->thread);
 	seq_printf(m, "CPU time ns: %llu\n", snapshot->times.exec_time);
 	seq_printf(m, "Longest run ns: %llu\n", snapshot->times.longest_run);
-	seq_printf(m, "Last switch ns ago: %llu\n",
-		   now > snapshot->last_switch ? now - snapshot->last_switch : 0);
+	seq_printf(m, "Last switch ns ago: %llu\n", snapshot->last_switch);
 	seq_printf(m, "Saved instruction pointer: 0x%016llx\n", snapshot->ip & shown);
 	seq_printf(m, "Saved stack pointer: 0x%016llx\n", snapshot->sp & shown);
-	seq_printf(m, "Stack start: 0x%016llx\n", fiber->stack_start & shown);
-	seq_printf(m, "Stack size: %llu\n", fiber->stack_size);
-	seq_puts(m, "Engine: kernel\n");
+	seq_printf(m, "Stack start: 0x%016llx\n", snapshot->stack_start & shown);
+	seq_printf(m, "Stack size: %llu\n", snapshot->stack_size);
+	seq_printf(m, "Engine: %s\n", snapshot->engine);
 }
 
 /* One file of /proc/PID/fiber. */
@@ -184,14 +199,13 @@ static int fiber_show(struct seq_file *m, void *unused)
 	struct fiber_view *view = m->private;
 	struct fiber_process *process = view->process;
 	struct fiber_snapshot snapshot;
-	struct fiber *fiber;
 	int err = -ESRCH;
 
 	if (mutex_lock_killable(&process->lock))
 		return -EINTR;
-	fiber = READ_ONCE(process->dead) ? NULL : fiber_find(process, view->id);
-	if (fiber && fiber_look(process, fiber, view->pid_ns, &snapshot)) {
-		fiber_print(m, view, fiber, &snapshot);
+	if (!READ_ONCE(process->dead) &&
+	    process_look(process, view->id, view->pid_ns, &snapshot)) {
+		fiber_print(m, view, &snapshot);
 		err = 0;
 	}
 	mutex_unlock(&process->lock);
@@ -276,12 +290,7 @@ static unsigned long fiber_ino(const struct fiber_process *process, u64 id)
 
 static bool fiber_exists(struct fiber_process *process, u64 id)
 {
-	bool exists;
-
-	rcu_read_lock();
-	exists = !READ_ONCE(process->dead) && fiber_find(process, id);
-	rcu_read_unlock();
-	return exists;
+	return id && process_slot_id(process, id & FIBER_SLOT_MASK) == id;
 }
 
 static int fiber_revalidate(FIBER_REVALIDATE_DIR struct dentry *dentry, unsigned int flags)
@@ -411,8 +420,8 @@ static int fiber_dir_readdir(struct file *file, struct dir_context *ctx)
 		return -ENOENT;
 	if (!dir_emit_dots(file, ctx))
 		return 0;
-	for (; ctx->pos - 1 < READ_ONCE(process->end); ctx->pos++) {
-		u64 id = fiber_slot_id(process, ctx->pos - 1);
+	for (; ctx->pos - 1 < process_end(process); ctx->pos++) {
+		u64 id = process_slot_id(process, ctx->pos - 1);
 
 		if (id && !dir_emit(ctx, name, snprintf(name, sizeof(name), "%llu", id),
 				    fiber_ino(process, id), DT_REG))
@@ -606,8 +615,8 @@ static void *fallback_start(struct seq_file *m, loff_t *pos)
 {
 	struct fiber_process *process = ((struct fiber_view *)m->private)->process;
 
-	for (; *pos + 1 < READ_ONCE(process->end); ++*pos) {
-		if (fiber_slot_id(process, *pos + 1))
+	for (; *pos + 1 < process_end(process); ++*pos) {
+		if (process_slot_id(process, *pos + 1))
 			return pos;
 		cond_resched();
 	}
@@ -627,7 +636,7 @@ static void fallback_stop(struct seq_file *m, void *current_pos)
 static int fallback_show(struct seq_file *m, void *current_pos)
 {
 	struct fiber_view *view = m->private;
-	u64 id = fiber_slot_id(view->process, *(loff_t *)current_pos + 1);
+	u64 id = process_slot_id(view->process, *(loff_t *)current_pos + 1);
 	int err;
 
 	seq_printf(m, "Fiber: %llu\n", id);

@@ -53,7 +53,7 @@ long fiber_thread_convert(struct fiber_process *process, struct fiber_convert __
 	struct fiber *fiber;
 	long err;
 
-	if (fiber_thread_current())
+	if (fiber_thread_current() || fiber_watch_current())
 		return -EEXIST;
 	if (copy_from_user(&args, user, sizeof(args)))
 		return -EFAULT;
@@ -61,6 +61,8 @@ long fiber_thread_convert(struct fiber_process *process, struct fiber_convert __
 		return -EINVAL;
 	if (fiber_has_shadow_stack())
 		return -EOPNOTSUPP;
+	if (!fiber_process_choose(process, FIBER_ENGINE_KERNEL))
+		return -EBUSY;
 
 	thread = thread_alloc(process);
 	if (!thread)

@@ -124,7 +124,7 @@ struct fiber_fls {
  * The calling thread becomes a fiber, which is running (Windows:
  * ConvertThreadToFiberEx). EEXIST: it is one already. EAGAIN: the process has
  * as many fibers as the module's max_fibers allows. EOPNOTSUPP: the thread has
- * a shadow stack.
+ * a shadow stack. EBUSY: the process has mapped a table (below).
  */
 #define FIBER_IOC_CONVERT	_IOWR(FIBER_IOC_MAGIC, 0x01, struct fiber_convert)
 
@@ -223,7 +223,7 @@ struct fiber_fls {
  * FIBER_IOC_COMMIT on; SIGBUS beyond. All mappings of a process show the same
  * table, until its image ends; a forked child has none. EINVAL: private,
  * executable, too long, or not from 0. EPERM: a foreign descriptor. EBUSY: the
- * process has fibers that the module switches. ENOMEM. mprotect() cannot make it
+ * process has had fibers that the module switches. ENOMEM. mprotect() cannot make it
  * executable, mremap() not longer.
  */
 #define FIBER_TABLE_NAME	"kfiber-table"

@@ -19,7 +19,7 @@ SKIPPED = 77
 # Of no engine in particular, and without the module.
 HOST = {"host"}
 # Engine `local` needs no module, so its tests run here.
-ENGINES = {"local": (), "kernel": (pytest.mark.guest,)}
+ENGINES = {"local": (), "mapped": (pytest.mark.guest,), "kernel": (pytest.mark.guest,)}
 
 
 def collect():
