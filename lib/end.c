@@ -9,6 +9,7 @@
 #include "fls.h"
 #include "control.h"
 #include "lock.h"
+#include "overflow.h"
 #include "sanitizer.h"
 #include "switch.h"
 
@@ -79,6 +80,7 @@ static void end_thread(void *unused)
 	end_created();
 	if (engine->leave)
 		engine->leave();
+	overflow_detach();
 }
 
 int end_watch(void)

@@ -73,7 +73,9 @@ struct engine {
 	int (*set_name)(fiber_id_t id, const char *name);
 	int (*get_stat)(fiber_id_t id, struct fiber_stat *stat);
 
-	/* Async-signal-safe. NULL: switch_x86_64.S does it. */
+	/* All that follow are async-signal-safe. The calling fiber's name; "" if that is not known. */
+	void (*get_name)(fiber_id_t id, char *name);
+	/* NULL: switch_x86_64.S does it. */
 	int (*switch_to)(fiber_id_t id);
 	int (*self)(fiber_id_t *id);
 	int (*fls_alloc)(uint64_t *index);

@@ -18,6 +18,7 @@
 #include "exception.h"
 #include "fls.h"
 #include "lock.h"
+#include "overflow.h"
 #include "stack.h"
 #include "thread.h"
 
@@ -127,6 +128,7 @@ int fiber_convert(unsigned int flags, fiber_id_t *id)
 	if (err)
 		return err;
 	exception_attach();
+	overflow_attach();
 	err = engine_current()->convert(flags, &new);
 	if (!err && id)
 		*id = new;
@@ -147,8 +149,10 @@ int fiber_revert(void)
 	int err;
 
 	err = engine ? engine->revert(&remains) : EPERM;
-	if (!err)
+	if (!err) {
 		bury(engine, &remains);
+		overflow_detach();
+	}
 	return err;
 }
 

@@ -4,6 +4,7 @@
  * is one request on this process's own descriptor of /dev/fiber.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -272,6 +273,36 @@ static int kernel_get_stat(fiber_id_t id, struct fiber_stat *stat)
 	return err;
 }
 
+/* Without stdio, which a signal handler may not use. */
+static void kernel_get_name(fiber_id_t id, char *name)
+{
+	static const char key[] = "\nName: ";
+	char path[64] = "/proc/self/fiber/", digits[24], text[1024], *start, *end;
+	size_t digit = sizeof(digits) - 1;
+	ssize_t length;
+	int file;
+
+	digits[digit] = '\0';
+	do
+		digits[--digit] = (char)('0' + id % 10);
+	while (id /= 10);
+	strcat(path, digits + digit);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return;
+	length = read(file, text, sizeof(text) - 1);
+	close(file);
+	if (length <= 0)
+		return;
+	text[length] = '\0';
+	start = strstr(text, key);
+	end = start ? strchr(start + 1, '\n') : NULL;
+	if (!end)
+		return;
+	*end = '\0';
+	unescape(name, start + strlen(key));
+}
+
 static int kernel_switch_to(fiber_id_t id)
 {
 	/* One that is still being made, or none of this library's: 0 never exists. */
@@ -317,6 +348,7 @@ const struct engine engine_kernel = {
 	.retire = kernel_retire,
 	.set_name = kernel_set_name,
 	.get_stat = kernel_get_stat,
+	.get_name = kernel_get_name,
 	.switch_to = kernel_switch_to,
 	.self = kernel_self,
 	.fls_alloc = kernel_fls_alloc,

@@ -109,11 +109,27 @@ int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct f
 int fiber_switch(fiber_id_t id);
 
 /*
+ * A hint: that fiber is about to be switched to, say the one after the next. Has
+ * the processor fetch what a switch to it needs, which pays among tens of thousands of
+ * fibers. Any id; nothing with engine "kernel". Async-signal-safe.
+ */
+void fiber_prefetch(fiber_id_t id);
+
+/*
  * Ends a fiber that is not running and frees its stack, on which nothing is
  * unwound. Destructors of its keys run on the caller. ESRCH: no such fiber.
  * EBUSY: it is running. EPERM: it is a living thread's own fiber.
  */
 int fiber_delete(fiber_id_t id);
+
+/*
+ * From now on a fiber that runs over the end of its stack is named on standard
+ * error, with the stack's size, before SIGSEGV does what it did before this call: a
+ * handler that was there is called. Threads that are converted from now on, and the calling one,
+ * get an alternate signal stack for that if they have none. A second call does
+ * nothing. Gives what sigaction(2) gives.
+ */
+int fiber_report_overflow(void);
 
 /* The calling fiber. EPERM: the caller is none. */
 int fiber_self(fiber_id_t *id);

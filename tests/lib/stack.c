@@ -2,6 +2,10 @@
 /* Stacks: size, guard page, limits. */
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -102,6 +106,224 @@ TEST(an_overflow_hits_the_guard_page)
 static void nothing(void *arg)
 {
 	(void)arg;
+}
+
+/* The line that a child writes about its death. */
+static void check_report(void (*run)(void), int number, const char *expected)
+{
+	char line[256] = "";
+	int ends[2], status;
+	ssize_t length;
+	pid_t child;
+
+	CHECK(pipe(ends) == 0);
+	child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		dup2(ends[1], STDERR_FILENO);
+		run();
+		_exit(0);
+	}
+	close(ends[1]);
+	length = read(ends[0], line, sizeof(line) - 1);
+	CHECK(waitpid(child, &status, 0) == child);
+	CHECK(length >= 0 && !strcmp(line, expected));
+	CHECK(number ? WIFSIGNALED(status) && WTERMSIG(status) == number :
+	      WIFEXITED(status) && WEXITSTATUS(status) == 44);
+}
+
+static void overflow_named(const char *name)
+{
+	struct fiber_attr attr = { .stack_size = 64 << 10, .name = name };
+
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&other, overflows, NULL, &attr));
+	fiber_switch(other);
+}
+
+static void reported(void)
+{
+	CHECK_OK(fiber_report_overflow());
+	overflow_named("deep");
+}
+
+static void reported_without_name(void)
+{
+	CHECK_OK(fiber_report_overflow());
+	overflow_named(NULL);
+}
+
+static void unreported(void)
+{
+	overflow_named("deep");
+}
+
+static void *overflows_in_a_thread(void *arg)
+{
+	overflow_named("deep");
+	return arg;
+}
+
+static void reported_in_a_thread(void)
+{
+	CHECK_OK(fiber_report_overflow());
+	thread_join(thread_start(overflows_in_a_thread, NULL));
+}
+
+static void *takes_over(void *arg)
+{
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_switch(other));
+	return arg;
+}
+
+static void waits_then_overflows(void *arg)
+{
+	CHECK_OK(fiber_switch(home));
+	overflows(arg);
+}
+
+static void reported_after_a_migration(void)
+{
+	struct fiber_attr attr = { .stack_size = 64 << 10, .name = "deep" };
+
+	CHECK_OK(fiber_report_overflow());
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&other, waits_then_overflows, NULL, &attr));
+	CHECK_OK(fiber_switch(other));
+	thread_join(thread_start(takes_over, NULL));
+}
+
+static void exits(int number)
+{
+	(void)number;
+	_exit(44);
+}
+
+static void reported_before_another_handler(void)
+{
+	CHECK(signal(SIGSEGV, exits) != SIG_ERR);
+	reported();
+}
+
+/* Not a stack's end: nobody is blamed. */
+static void no_overflow(void)
+{
+	CHECK_OK(fiber_report_overflow());
+	CHECK_OK(fiber_convert(0, &home));
+	*(volatile char *)mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) = 1;
+}
+
+TEST(an_overflow_is_reported)
+{
+	static const char line[] = "libfiber: fiber 2 (deep) overflowed its stack of 65536 bytes; "
+				   "create it with a larger stack_size\n";
+
+	check_report(reported, SIGSEGV, line);
+	check_report(reported_in_a_thread, SIGSEGV, line);
+	check_report(reported_after_a_migration, SIGSEGV, line);
+	check_report(reported_before_another_handler, 0, line);
+	check_report(unreported, SIGSEGV, "");
+	check_report(no_overflow, SIGSEGV, "");
+	check_report(reported_without_name, SIGSEGV,
+		     "libfiber: fiber 2 overflowed its stack of 65536 bytes; "
+		     "create it with a larger stack_size\n");
+}
+
+/* Whether guard pages are no mappings of their own, as from Linux 6.13 on. */
+static bool guards_are_free(void)
+{
+	char *page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool yes = !madvise(page, 4096, 102 /* MADV_GUARD_INSTALL */);
+
+	munmap(page, 4096);
+	return yes;
+}
+
+/* A number of /proc/self/FILE behind a key. */
+static unsigned long proc_number(const char *path, const char *key)
+{
+	unsigned long number = 0;
+	char line[256];
+	FILE *file = fopen(path, "re");
+
+	CHECK(file);
+	while (fgets(line, sizeof(line), file))
+		if (!strncmp(line, key, strlen(key)))
+			number = strtoul(line + strlen(key), NULL, 10);
+	fclose(file);
+	return number;
+}
+
+static unsigned long resident(void)
+{
+	return 1024 * proc_number("/proc/self/smaps_rollup", "Rss:");
+}
+
+static void turns_back(void *arg)
+{
+	(void)arg;
+	for (;;)
+		CHECK_OK(fiber_switch(home));
+}
+
+#define MANY 100000
+
+TEST(a_hundred_thousand_fibers_at_the_default_limits)
+{
+	static fiber_id_t ids[MANY];
+	unsigned long before, created, started;
+	int i;
+
+	if (!guards_are_free())
+		check_skip("guard pages are mappings here, of which there are too few");
+	not_on("kernel", "max_fibers is 65536");
+	not_on("mapped", "max_fibers is 65536");
+	memset(ids, 1, sizeof(ids));
+	CHECK_OK(fiber_convert(0, &home));
+	before = resident();
+	for (i = 0; i < MANY; i++)
+		CHECK_OK(fiber_create(&ids[i], turns_back, NULL, NULL));
+	created = resident();
+	/* Control words and observations: no page of a stack. */
+	CHECK(created - before < MANY * 257UL);
+	for (i = 0; i < MANY; i++)
+		CHECK_OK(fiber_switch(ids[i]));
+	started = resident();
+	CHECK(started - created < MANY * 4160UL);
+	for (i = 0; i < MANY; i++)
+		CHECK_OK(fiber_delete(ids[i]));
+	/* What is kept for the next ones is little. */
+	CHECK(resident() < before + MANY * 257UL + (2 << 20));
+	for (i = 0; i < MANY; i++)
+		CHECK_OK(fiber_create(&ids[i], turns_back, NULL, NULL));
+	CHECK(resident() < before + MANY * 257UL + (3 << 20));
+}
+
+/* Each of the 64 lines of a page is as often the top's, at one distance after the other. */
+TEST(tops_go_through_the_cache)
+{
+	struct fiber_attr attr = { .stack_size = 32 << 10 };
+	int seen[64] = { 0 }, i, step = 0, last = 0;
+	struct fiber_stat stat;
+	fiber_id_t id;
+
+	CHECK_OK(fiber_convert(0, &home));
+	for (i = 0; i < 128; i++) {
+		int line;
+
+		CHECK_OK(fiber_create(&id, turns_back, NULL, &attr));
+		stat = stat_of(id);
+		line = (int)((stat.stack_start + stat.stack_size) / 64 % 64);
+		seen[line]++;
+		if (i == 1)
+			step = (line - last) & 63;
+		else if (i)
+			CHECK(((line - last) & 63) == step);
+		last = line;
+	}
+	for (i = 0; i < 64; i++)
+		CHECK(seen[i] == 2);
 }
 
 TEST(no_address_space_is_enomem)
