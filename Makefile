@@ -41,9 +41,10 @@ test-long: build
 	$(GUEST) --guest-kernel 6.12
 	$(GUEST) --guest-kernel debug --guest-memory 3072
 
-# Two million requests on the debug kernel; FUZZ="--seed N" does one again.
+# Two million requests on the debug kernel, FUZZ="--seed N" does one again; then the table.
 fuzz: build
 	$(BIN)/python tests/fuzz/fuzz.py --kernel debug --memory 3072 --calls 2000000 $(FUZZ)
+	$(BIN)/kfiber vm run --kernel debug --memory 3072 --timeout 1200 -- build/tests/fuzz/table `date +%s` 50000
 
 # Ten minutes of loading, living and unloading, on the debug kernel.
 soak: build

@@ -13,7 +13,10 @@ CELLS = BUILD / "bench" / "cells"
 
 guest = pytest.mark.guest
 # Engine `local` needs no module.
-every_engine = pytest.mark.parametrize("engine", ["local", pytest.param("kernel", marks=guest)])
+every_engine = pytest.mark.parametrize(
+    "engine",
+    ["local", pytest.param("mapped", marks=guest), pytest.param("kernel", marks=guest)],
+)
 
 
 def cells(*options):
@@ -36,7 +39,11 @@ def measure(*options):
 # As many calls and alarms as give some of these on a processor that is emulated, or is not.
 @pytest.mark.parametrize(
     ("engine", "calls", "alarm"),
-    [("local", 10000, 0.001), pytest.param("kernel", 1000, 0.01, marks=guest)],
+    [
+        ("local", 10000, 0.001),
+        pytest.param("mapped", 1000, 0.01, marks=guest),
+        pytest.param("kernel", 1000, 0.01, marks=guest),
+    ],
 )
 def test_verifies_itself_with_two_threads_and_alarms(engine, calls, alarm):
     result = measure(

@@ -303,6 +303,9 @@ static void unknown(const struct step *step)
 	for (int i = 0; i < UNKNOWN; i++)
 		if (cmd == kinds[i].cmd)
 			cmd ^= 0x40;
+	/* table.c's. */
+	if (cmd == FIBER_IOC_COMMIT || cmd == FIBER_IOC_ATTACH || cmd == FIBER_IOC_DETACH)
+		cmd ^= 0x40;
 	if (!request_as(UNKNOWN, any_device(step->c >> 8), cmd,
 			(unsigned long)any_pointer(step->c >> 16, scratch, 128)))
 		fail("the request 0x%x exists", cmd);

@@ -11,6 +11,7 @@ from kmod.target import parameter, wait_for
 
 BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).parents[2] / "build"))
 PROGRAM = BUILD / "tests" / "fuzz" / "fuzz"
+TABLE = BUILD / "tests" / "fuzz" / "table"
 
 
 def plan(seed):
@@ -32,6 +33,19 @@ def test_each_thread_has_its_own_plan():
         steps.setdefault((process, turn, thread), []).append(step)
     assert len(steps) > 4
     assert len({tuple(each) for each in steps.values()}) == len(steps)
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(300)
+def test_the_table_is_hostile_input():
+    done = subprocess.run([TABLE, "1", "10000"], stdout=subprocess.PIPE, text=True)
+    summary = json.loads(done.stdout)
+    assert summary["failure"] is None
+    assert done.returncode == 0
+    assert summary["requests"] >= 10000
+    assert summary["reads"] > 0
+    for name in ("processes", "threads"):
+        wait_for(lambda name=name: parameter(name) == "0", f"{name} are 0")
 
 
 @pytest.mark.guest
