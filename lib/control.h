@@ -38,6 +38,8 @@
 #define CONTROL_HOME	16
 #define CONTROL_PAGES	20
 #define CONTROL_STACK	24
+#define CONTROL_ENTRY	32
+#define CONTROL_ARG	40
 
 #ifndef __ASSEMBLER__
 

@@ -49,16 +49,14 @@ int user_refused(fiber_id_t id);
 int user_taken(struct control *to, fiber_id_t id);
 void user_release(struct control *control);
 
-/* Where a new fiber goes on. */
-extern const char switch_start[];
-
-/* What lies at a suspended fiber's stack pointer, in words. */
-enum switch_frame {
-	FRAME_CONTROL_WORDS,	/* MXCSR, then the x87 control word */
-	FRAME_R15, FRAME_R14, FRAME_R13, FRAME_R12, FRAME_RBX, FRAME_RBP,
-	FRAME_RIP,
-	FRAME_WORDS,
-};
+/*
+ * The first frame of a fiber that begins. Its words, from control.sp up, are MXCSR and
+ * the x87 control word, r15, r14, r13, r12 (the argument), rbx (the function), rbp
+ * and where to go on.
+ */
+void switch_begin(struct control *control);
+#define FRAME_R12 4
+#define FRAME_RBX 5
 
 /*
  * The outermost frame of each created fiber, one byte before the address that

@@ -47,6 +47,23 @@ switch_ioctl:
 	.size	switch_ioctl, . - switch_ioctl
 
 /*
+ * The cycle counter at a moment that the thread was on the CPU, and its time off it
+ * until then. Early in a switch, because the instruction takes long and waits for
+ * nothing. Loses rax, rcx, rdx.
+ */
+	.macro	read_clock
+	movq	THREAD_AREA(%r11), %rcx
+.Lclock\@:
+	movq	AREA_OFF(%rcx), %r10
+	rdtsc
+	cmpq	AREA_OFF(%rcx), %r10
+	jne	.Lclock\@
+	shlq	$32, %rdx
+	orq	%rdx, %rax
+	movq	%rax, %r8
+	.endm
+
+/*
  * int fiber_switch(fiber_id_t id)
  *
  * The whole of a switch in user mode, but for what is rare: then it jumps to C,
@@ -55,8 +72,9 @@ switch_ioctl:
  * to another thread; from there to its lowering the thread is the same, also over
  * the swap, and so are these:
  *
- *	r11 the thread		r10 its area
- *	rsi, r8 the fiber left and its slot	rdx, r9 the one taken and its slot
+ *	r11 the thread
+ *	r8, r10 the cycle counter, and the thread's time off the CPU at that moment
+ *	rsi the fiber left, rdx the one taken, r9 its slot
  *
  * A suspended fiber's stack, control.sp pointing at its end:
  *
@@ -103,21 +121,23 @@ switch_user:
 	cmpq	%rcx, %rax
 	jae	user_refused
 
+	read_clock
+
 	/* Free, then this thread's. A slot is three times as long as the control words. */
 	movl	%edi, %edx
-	movq	%rdi, %rax
-	movq	THREAD_TAKES(%r11), %rcx
 	andl	$OWNER_MASK, %edx
-	orq	$OWNER_MASK, %rax
 	shlq	$CONTROL_SHIFT, %rdx
-	addq	%rax, %rcx
 	leaq	(%rdx,%rdx,2), %r9
 	addq	controls(%rip), %rdx
 	addq	table+TABLE_SLOTS(%rip), %r9
 	/* What will be needed, while it waits for the owner word. */
 	prefetchw	SLOT_ACTIVATIONS(%r9)
-	movq	CONTROL_SP(%rdx), %r10
-	prefetcht0	(%r10)
+	movq	CONTROL_SP(%rdx), %rcx
+	prefetcht0	(%rcx)
+	movq	%rdi, %rax
+	movq	THREAD_TAKES(%r11), %rcx
+	orq	$OWNER_MASK, %rax
+	addq	%rax, %rcx
 	lock cmpxchgq	%rcx, CONTROL_OWNER(%rdx)
 	jne	user_refused
 
@@ -128,7 +148,7 @@ switch_user:
 	cmpl	%eax, THREAD_NUMBER(%r11)
 	jne	.Ltaken_rarely
 1:	cmpq	%rdx, CONTROL_SP(%rdx)
-	je	.Ltaken_rarely
+	je	.Lbegin
 
 .Ltaken:
 	.cfi_remember_state
@@ -155,46 +175,34 @@ switch_user:
 	stmxcsr	(%rsp)
 	fnstcw	4(%rsp)
 
-	movq	%rdx, %rbx
-	movq	THREAD_AREA(%r11), %r10
-	movq	THREAD_SLOT(%r11), %r8
-	/* The clock at a moment that the thread was on the CPU: rcx that time, rax the clock. */
-.Lclock:
-	movq	AREA_OFF(%r10), %rcx
-	rdtsc
-	cmpq	AREA_OFF(%r10), %rcx
-	jne	.Lclock
-	shlq	$32, %rdx
-	orq	%rdx, %rax
-
-	movq	%rbx, %rdx
-
 	/* Books the run that ends. */
-	movq	%rax, %rbx
-	subq	AREA_SINCE(%r10), %rbx
-	addq	AREA_OFF_SINCE(%r10), %rbx
-	subq	%rcx, %rbx
+	movq	THREAD_AREA(%r11), %rbx
+	movq	THREAD_SLOT(%r11), %rbp
+	movq	%r8, %rcx
+	subq	AREA_SINCE(%rbx), %rcx
+	addq	AREA_OFF_SINCE(%rbx), %rcx
+	subq	%r10, %rcx
 	js	.Lnegative
 .Lrun:
-	addq	%rbx, SLOT_RUN_TIME(%r8)
-	cmpq	%rbx, SLOT_LONGEST_RUN(%r8)
+	addq	%rcx, SLOT_RUN_TIME(%rbp)
+	cmpq	%rcx, SLOT_LONGEST_RUN(%rbp)
 	jb	.Llongest
 .Lshown:
-	movq	56(%rsp), %rbx
-	movq	%rax, SLOT_LAST_SWITCH(%r8)
-	movq	%rbx, SLOT_IP(%r8)
-	leaq	64(%rsp), %rbx
-	movq	%rbx, SLOT_SP(%r8)
-	movq	$STATE_SUSPENDED, SLOT_STATE(%r8)
+	movq	56(%rsp), %rax
+	leaq	64(%rsp), %rcx
+	movq	%r8, SLOT_LAST_SWITCH(%rbp)
+	movq	%rax, SLOT_IP(%rbp)
+	movq	%rcx, SLOT_SP(%rbp)
+	movq	$STATE_SUSPENDED, SLOT_STATE(%rbp)
 
 	/* The next one begins. */
-	movq	THREAD_RUNS(%r11), %rbx
+	movq	THREAD_RUNS(%r11), %rcx
 	incq	SLOT_ACTIVATIONS(%r9)
-	movq	%rax, SLOT_LAST_SWITCH(%r9)
-	movq	%rbx, SLOT_STATE(%r9)
-	movq	%rax, AREA_SINCE(%r10)
-	movq	%rcx, AREA_OFF_SINCE(%r10)
-	movq	%rdi, AREA_FIBER(%r10)
+	movq	%r8, SLOT_LAST_SWITCH(%r9)
+	movq	%rcx, SLOT_STATE(%r9)
+	movq	%r8, AREA_SINCE(%rbx)
+	movq	%r10, AREA_OFF_SINCE(%rbx)
+	movq	%rdi, AREA_FIBER(%rbx)
 	movq	THREAD_ID(%r11), %rax
 	movq	%rdi, THREAD_ID(%r11)
 	movq	%rdx, THREAD_CURRENT(%r11)
@@ -246,10 +254,10 @@ switch_user:
 	.cfi_restore_state
 	/* Clocks of two CPUs differ a little. */
 .Lnegative:
-	xorl	%ebx, %ebx
+	xorl	%ecx, %ecx
 	jmp	.Lrun
 .Llongest:
-	movq	%rbx, SLOT_LONGEST_RUN(%r8)
+	movq	%rcx, SLOT_LONGEST_RUN(%rbp)
 	jmp	.Lshown
 	/* Somebody else's own one: that thread may wait for it. All that is needed later is on stacks. */
 .Lrelease_rarely:
@@ -260,6 +268,11 @@ switch_user:
 	jmp	.Lreleased
 
 	.cfi_restore_state
+.Lbegin:
+	xchgq	%rdx, %rdi
+	call	switch_begin
+	xchgq	%rdx, %rdi
+	jmp	.Ltaken
 .Ltaken_rarely:
 	movq	%rdi, %rsi
 	movq	%rdx, %rdi
@@ -267,25 +280,59 @@ switch_user:
 
 /* int switch_taken(struct control *to, fiber_id_t id): the rest of a switch, `to` being taken. */
 switch_taken:
-	movq	%rdi, %rdx
+	movq	%rdi, %r9
 	movq	%rsi, %rdi
 	movq	thread@gottpoff(%rip), %r11
 	addq	%fs:0, %r11
-	movq	THREAD_CURRENT(%r11), %rsi
-	movq	%rdx, %r9
+	read_clock
+	movq	%r9, %rdx
 	subq	controls(%rip), %r9
 	leaq	(%r9,%r9,2), %r9
 	addq	table+TABLE_SLOTS(%rip), %r9
+	movq	THREAD_CURRENT(%r11), %rsi
 	jmp	.Ltaken
 	.cfi_endproc
 	.size	fiber_switch, . - fiber_switch
 
 /*
+ * void switch_begin(struct control *control)
+ *
+ * Makes the first frame of a fiber that begins, as if it had been left before its
+ * function's first instruction. Loses rax and rcx alone.
+ */
+	.globl	switch_begin
+	.hidden	switch_begin
+	.type	switch_begin, @function
+	.p2align 4
+switch_begin:
+	.cfi_startproc
+	movl	CONTROL_PAGES(%rdi), %eax
+	leaq	switch_bottom+1(%rip), %rcx	/* SWITCH_RETURN */
+	shlq	$12, %rax
+	addq	CONTROL_STACK(%rdi), %rax
+	movq	%rcx, -8(%rax)
+	leaq	switch_start(%rip), %rcx
+	movq	%rcx, -16(%rax)
+	movq	CONTROL_ENTRY(%rdi), %rcx
+	movq	$0, -24(%rax)			/* rbp */
+	movq	%rcx, -32(%rax)			/* rbx */
+	movq	CONTROL_ARG(%rdi), %rcx
+	movq	%rcx, -40(%rax)			/* r12 */
+	movq	$0, -48(%rax)
+	movq	$0, -56(%rax)
+	movq	$0, -64(%rax)
+	movabsq	$0x37f00001f80, %rcx
+	movq	%rcx, -72(%rax)
+	subq	$72, %rax
+	movq	%rax, CONTROL_SP(%rdi)
+	ret
+	.cfi_endproc
+	.size	switch_begin, . - switch_begin
+
+/*
  * Where a new fiber goes on: rbx is its function, r12 the argument. Its stack
  * pointer is where the function's return address lies.
  */
-	.globl	switch_start
-	.hidden	switch_start
 	.type	switch_start, @function
 	.p2align 4
 switch_start:

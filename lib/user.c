@@ -34,6 +34,8 @@ _Static_assert(offsetof(struct control, sp) == CONTROL_SP, "");
 _Static_assert(offsetof(struct control, home) == CONTROL_HOME, "");
 _Static_assert(offsetof(struct control, stack_pages) == CONTROL_PAGES, "");
 _Static_assert(offsetof(struct control, stack_start) == CONTROL_STACK, "");
+_Static_assert(offsetof(struct control, entry) == CONTROL_ENTRY, "");
+_Static_assert(offsetof(struct control, arg) == CONTROL_ARG, "");
 _Static_assert(offsetof(struct thread, busy) == THREAD_BUSY, "");
 _Static_assert(offsetof(struct thread, current_id) == THREAD_ID, "");
 _Static_assert(offsetof(struct thread, current) == THREAD_CURRENT, "");
@@ -657,25 +659,8 @@ static void begin_watched(void *control)
 	self->entry(self->arg);
 }
 
-/* The first frame, for the first switch. */
-static void fiber_begin(struct control *control)
-{
-	const struct stack stack = control_stack(control);
-	uintptr_t *top = (uintptr_t *)(stack.start + stack.size) - 1;
-	uintptr_t *frame = top - FRAME_WORDS;
-	bool watched = sanitizer_watches();
-
-	*top = SWITCH_RETURN;
-	memset(frame, 0, FRAME_WORDS * sizeof(*frame));
-	frame[FRAME_CONTROL_WORDS] = UINT64_C(0x37f) << 32 | 0x1f80;
-	frame[FRAME_RBX] = (uintptr_t)(watched ? begin_watched : control->entry);
-	frame[FRAME_R12] = (uintptr_t)(watched ? control : control->arg);
-	frame[FRAME_RIP] = (uintptr_t)switch_start;
-	control->sp = frame;
-}
-
 /*
- * The calling thread is busy and has taken a fiber that begins, or that is a
+ * The calling thread is busy and has taken a fiber in C, or one that is another
  * thread: such a one may have ended.
  */
 int user_taken(struct control *to, fiber_id_t id)
@@ -686,8 +671,13 @@ int user_taken(struct control *to, fiber_id_t id)
 	int err;
 
 	if (!home) {
-		if (to->sp == to)
-			fiber_begin(to);
+		if (to->sp == to) {
+			switch_begin(to);
+			if (sanitizer_watches()) {
+				((void **)to->sp)[FRAME_RBX] = begin_watched;
+				((void **)to->sp)[FRAME_R12] = to;
+			}
+		}
 	} else if (home != self->number && table_thread_is_dead(home)) {
 		fiber_finish(to);
 		thread_idle(0);
