@@ -337,7 +337,7 @@ static void show(uint64_t id, uint32_t state, uint32_t area, const char *name)
 	slot->state = state;
 	slot->area = area;
 	slot->parent = (uint32_t)gettid();
-	strncpy(slot->name, name, sizeof(slot->name));
+	memcpy(slot->name, name, strlen(name));
 	slot->id = id;
 }
 

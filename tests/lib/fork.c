@@ -185,7 +185,7 @@ TEST(the_child_keeps_the_fiber_that_forked)
 	parent_is_whole(0);
 }
 
-#define FORKS 100
+#define FORKS 1000
 
 static volatile int stop;
 static fiber_id_t others[2], busy_home[2];

@@ -20,6 +20,8 @@ SKIPPED = 77
 HOST = {"host"}
 # Engine `local` needs no module, so its tests run here.
 ENGINES = {"local": (), "mapped": (pytest.mark.guest,), "kernel": (pytest.mark.guest,)}
+# Switches of stress.c there, on a processor that is emulated.
+STRESS = {"mapped": "1000000", "kernel": "100000"}
 
 
 def collect():
@@ -34,6 +36,8 @@ def collect():
 
 def run(engine, *command):
     environment = {**os.environ, **({"KFIBER_ENGINE": engine} if engine else {})}
+    if engine in STRESS:
+        environment["KFIBER_STRESS"] = STRESS[engine]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
