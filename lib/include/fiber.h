@@ -12,8 +12,9 @@
  *
  * Thread-safety: everything may be called from all threads at once.
  * fiber_switch() and the fiber_fls_ and fiber_self() functions are async-signal-safe.
- * A signal whose handler switches must be blocked while a lock is held, inside
- * malloc(), and when a thread ends. Where handlers have alternate stacks, one that
+ * A handler that interrupts a switch, or one of this library's other functions, can
+ * be refused its own switch (EAGAIN). A signal whose handler switches must be blocked
+ * while a lock is held, inside malloc(), in fork(), and when a thread ends. Where handlers have alternate stacks, one that
  * switches must set its frame's uc_stack to its thread's before it returns.
  *
  * A fiber whose function returns ends its thread, as with Windows. A start
@@ -47,7 +48,7 @@ typedef uint32_t fiber_key_t;
 
 /*
  * The whole FPU, SSE and AVX state belongs to the fiber (FIBER_FLAG_FLOAT_SWITCH).
- * Nothing with engine "local": a call loses all of it but the control words, and
+ * Nothing with engines "mapped" and "local": a call loses all of it but the control words, and
  * those always travel.
  */
 #define FIBER_FPU (1u << 0)
@@ -59,8 +60,9 @@ struct fiber_attr {
 };
 
 /*
- * Chooses the engine: "kernel" (the module switches), "local" (user mode
- * switches, no module needed), or "auto", which takes the first that works. Before anything else has been called
+ * Chooses the engine: "kernel" (the module switches), "mapped" (user mode switches and
+ * the module watches), "local" (user mode switches, no module needed), or "auto":
+ * "mapped" where that works, else "local". Before anything else has been called
  * (EBUSY otherwise); EINVAL: no such engine. Without it the environment
  * variable KFIBER_ENGINE decides, else "auto".
  */
@@ -75,7 +77,8 @@ const char *fiber_engine(void);
 /*
  * The calling thread becomes a fiber, which is running. `id` may be NULL.
  * EEXIST: it is one already. ENODEV: the engine is not there (no module).
- * EPROTO: the module speaks another version. EINVAL: KFIBER_ENGINE or flags.
+ * EPROTO: the module speaks another version. EBUSY: its fibers are switched by another
+ * engine than this one. EINVAL: KFIBER_ENGINE or flags.
  * EAGAIN: too many fibers. ENOMEM.
  */
 int fiber_convert(unsigned int flags, fiber_id_t *id);
@@ -98,12 +101,12 @@ int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct f
  * Leaves the calling fiber and runs `id` on this thread. Returns 0 when somebody
  * switches back. EPERM: the caller is no fiber. ESRCH: no such fiber. EBUSY: it is
  * running. EINVAL: the calling fiber itself, or the caller is on its signal's
- * alternate stack. EOWNERDEAD: it was a thread that has ended. EAGAIN: a signal
- * handler that interrupted a switch, with engine "local".
+ * alternate stack. EOWNERDEAD: it was a thread that has ended. EAGAIN: in a signal
+ * handler that interrupted a switch or another function of this library.
  *
  * The signal mask belongs to the fiber with engine "kernel" and to the thread with
- * "local". A thread that ends by the exit system call leaves its fiber EBUSY there.
- * The child of a fork() keeps what was suspended there, and what forked; what
+ * the others. A thread that ends by the exit system call leaves its fiber EBUSY with
+ * "local". The child of a fork() keeps what was suspended, and what forked; what
  * other threads ran is EOWNERDEAD. With "kernel" the child has no fibers.
  */
 int fiber_switch(fiber_id_t id);
@@ -150,7 +153,7 @@ struct fiber_stat {
 	uint64_t activations;
 	uint64_t failed_activations;
 	uint64_t cpu_time;		/* ns; FIBER_TIME_UNKNOWN with engine "local" */
-	uint64_t run_time;		/* ns on a thread, waiting included; FIBER_TIME_UNKNOWN with "kernel" */
+	uint64_t run_time;		/* ns on a thread, waiting included; only with "local" */
 	uint64_t longest_run;		/* ns, of whichever of them is known */
 	uintptr_t stack_start;		/* lowest address; 0 for a thread's own */
 	size_t stack_size;		/* bytes */

@@ -300,6 +300,29 @@ TEST(a_hundred_thousand_fibers_at_the_default_limits)
 	CHECK(resident() < before + MANY * 257UL + (3 << 20));
 }
 
+/* As many as there are slots; not one has a page of its stack. */
+TEST(a_million_fibers)
+{
+	struct fiber_attr attr = { .stack_size = 16 << 10 };
+	fiber_id_t id = POISON;
+	int made = 1;
+
+	if (!guards_are_free())
+		check_skip("guard pages are mappings here, of which there are too few");
+	not_on("kernel", "max_fibers is 65536");
+	not_on("mapped", "max_fibers is 65536");
+	CHECK_OK(fiber_convert(0, &home));
+	for (; made < (1 << 20) - 1; made++)
+		CHECK_OK(fiber_create(&id, turns_back, NULL, &attr));
+	id = POISON;
+	CHECK_ERR(fiber_create(&id, turns_back, NULL, &attr), EAGAIN);
+	CHECK(id == POISON);
+	CHECK_OK(fiber_switch(1000000));
+	CHECK_OK(fiber_delete(1000000));
+	CHECK_OK(fiber_create(&id, turns_back, NULL, &attr));
+	CHECK(id == 1000000 + (1 << 20));
+}
+
 /* Each of the 64 lines of a page is as often the top's, at one distance after the other. */
 TEST(tops_go_through_the_cache)
 {

@@ -31,6 +31,8 @@ REASONS = {
     ("address", "backtraces_end_at_the_bottom"): "a sanitizer's frame lies below the function's",
     ("address", "a_hundred_thousand_fibers_at_the_default_limits"): "its shadow is resident too",
     ("address", "an_overflow_is_reported"): "AddressSanitizer reports it itself",
+    ("address", "a_million_fibers"): LIMITED,
+    ("thread", "a_million_fibers"): LIMITED,
     ("thread", "no_address_space_is_enomem"): LIMITED,
     ("thread", "backtraces_end_at_the_bottom"): "a sanitizer's frame lies below the function's",
     ("thread", "a_hundred_thousand_fibers_at_the_default_limits"): LIMITED,
