@@ -109,7 +109,7 @@ def libfiber(null: float) -> Iterator[Row]:
     for engine in ("local", "mapped", "kernel"):
         program = peers.Peer("kfiber", engine=engine)
         try:
-            _, figures[engine] = program.run("ring", 2, 1000)
+            _, figures[engine] = program.run("ring", 2, 1000, 0)
         except peers.PeerError as e:
             print(f"bench: {e}", file=sys.stderr)
     for engine, peer, base, goal in (

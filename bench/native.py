@@ -26,9 +26,14 @@ CREATIONS = 200_000
 # Each a stack that was never used.
 COLD = 5_000
 LIVE = 100_000
-# Passes: by default, and thoroughly.
-PASSES = 5
-THOROUGH = 21
+# See ring_body() in measure.h: in bytes, all that there are within a cache line.
+DEPTHS = (0, 16, 32, 48)
+# Passes: by default, and thoroughly; each depth as often.
+PASSES = 2 * len(DEPTHS)
+THOROUGH = 6 * len(DEPTHS)
+
+# What a pass, whose number it gets, runs of one thing.
+Program = Callable[[int], float]
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -54,13 +59,13 @@ class Figures:
         self.spread = quartiles[2] - quartiles[0]
 
 
-def interleave(programs: Mapping[Key, Callable[[], float]], passes: int) -> dict[Key, Figures]:
+def interleave(programs: Mapping[Key, Program], passes: int) -> dict[Key, Figures]:
     """Runs each once a pass. What fails is said once and left out."""
     values: dict[Key, list[float]] = {key: [] for key in programs}
-    for _ in range(passes):
+    for number in range(passes):
         for key in list(values):
             try:
-                values[key].append(programs[key]())
+                values[key].append(programs[key](number))
             except PeerError as e:
                 print(f"bench: {e}", file=sys.stderr)
                 del values[key]
@@ -93,10 +98,10 @@ def switch(passes: int) -> Iterator[Row]:
         peers.SWAPCONTEXT,
     )  # fmt: skip
 
-    def program(peer: Peer, fibers: int) -> Callable[[], float]:
+    def program(peer: Peer, fibers: int) -> Program:
         # Three laps at least.
         switches = max(int(SWITCHES * peer.share), 3 * fibers)
-        return lambda: peer.run("ring", fibers, switches)[0]
+        return lambda number: peer.run("ring", fibers, switches, DEPTHS[number % len(DEPTHS)])[0]
 
     figures = interleave(
         {
@@ -137,8 +142,8 @@ def create(passes: int) -> Iterator[Row]:
     )
     fresh = here(peers.FULL, peers.BOOST_PROTECTED)
 
-    def program(peer: Peer, what: str, count: int) -> Callable[[], float]:
-        return lambda: peer.run(what, count)[0]
+    def program(peer: Peer, what: str, count: int) -> Program:
+        return lambda _: peer.run(what, count)[0]
 
     programs = {
         ("create", peer): program(peer, "create", int(CREATIONS * peer.share))

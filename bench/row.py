@@ -40,7 +40,7 @@ def row(
 def table(rows: list[Row]) -> str:
     """A line a row; the goal stands beside the figure."""
     lines = [
-        f"{'case':<44}{'value':>10}  {'unit':<13}{'spread':>7} {'ratio':>7} {'goal':>6}"
+        f"{'case':<42}{'engine':<7}{'value':>9}  {'unit':<13}{'spread':>7} {'ratio':>7} {'goal':>6}"
         f"  {'met':<7}to"
     ]
     for each in rows:
@@ -52,7 +52,8 @@ def table(rows: list[Row]) -> str:
         goal = "" if each["goal"] is None else f"{each['goal']:g}"
         met = {True: "yes", False: "MISSED", None: ""}[each["met"]]
         lines.append(
-            f"{case:<44}{each['value']:>10}  {each['unit']:<13}{spread:>7} {ratio:>7} {goal:>6}"
+            f"{case:<42}{each['engine'] or '':<7}{each['value']:>9}  {each['unit']:<13}{spread:>7}"
+            f" {ratio:>7} {goal:>6}"
             f"  {met:<7}{each['peer']}"
         )
     return "".join(f"{line.rstrip()}\n" for line in lines)

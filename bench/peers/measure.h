@@ -3,7 +3,7 @@
  * The program that measures the fibers of peer.h; included last, since it is compiled together
  * with them, so that no peer pays for being called through a pointer.
  *
- *	PEER ring FIBERS SWITCHES	a ring of created fibers, each switching to the next: prints the
+ *	PEER ring FIBERS SWITCHES DEPTH	a ring of created fibers, each switching to the next: prints the
  *					thread's CPU time and the time-stamp counter's growth, a switch
  *	PEER create COUNT		one after the other is created, runs, and is deleted: CPU time of each
  *	PEER cold COUNT			all are created, each runs, all are deleted: CPU time of each
@@ -16,6 +16,7 @@
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
 
+#include <alloca.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,7 +39,7 @@ static inline uint64_t counter(void)
 	return __builtin_ia32_rdtsc();
 }
 
-static uint64_t cpu_time(void)
+static __attribute__((noinline)) uint64_t cpu_time(void)
 {
 	struct timespec now;
 
@@ -52,7 +53,7 @@ static void fail(const char *what)
 	exit(1);
 }
 
-static void ring_body(void)
+static __attribute__((noinline)) void ring_loop(void)
 {
 	long number = ring_begun++, visits = 0;
 	struct peer_fiber *self = &peer_fibers[number];
@@ -78,6 +79,21 @@ static void ring_body(void)
 		visits = 0;
 		peer_switch(self, ++ring_ended == peer_count ? &peer_main : next);
 	}
+}
+
+/*
+ * How far down its stack a fiber is decides over how many cache lines its frames lie, which
+ * among tens of thousands of fibers is most of what a switch costs. So that no peer is lucky,
+ * measurements go through all depths within a line.
+ */
+static size_t ring_depth;
+
+static void ring_body(void)
+{
+	char *depth = (char *)alloca(ring_depth);
+
+	__asm__ volatile("" : : "r"(depth) : "memory");
+	ring_loop();
 }
 
 static void ring_run(long switches)
@@ -200,13 +216,14 @@ static void resident(void)
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
-	long switches = argc > 3 ? strtol(argv[3], NULL, 10) : 0;
-	int rings = !strcmp(what, "ring");
+	int rings = !strcmp(what, "ring") && argc == 5;
+	long switches = rings ? strtol(argv[3], NULL, 10) : 0;
 
 	peer_count = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
-	if (peer_count <= 0 || argc != 3 + rings || (rings ? peer_count < 2 || switches <= 0 :
-	    strcmp(what, "create") && strcmp(what, "cold") && strcmp(what, "resident"))) {
-		fprintf(stderr, "usage: %s ring FIBERS SWITCHES | create|cold|resident COUNT\n", argv[0]);
+	if (rings ? peer_count < 2 || switches <= 0 : peer_count <= 0 || argc != 3 ||
+	    (strcmp(what, "create") && strcmp(what, "cold") && strcmp(what, "resident"))) {
+		fprintf(stderr, "usage: %s ring FIBERS SWITCHES DEPTH | create|cold|resident COUNT\n",
+			argv[0]);
 		return 2;
 	}
 	peer_fibers = (struct peer_fiber *)calloc((size_t)peer_count, sizeof(*peer_fibers));
@@ -214,9 +231,10 @@ int main(int argc, char **argv)
 		fail("calloc");
 	peer_body = rings ? ring_body : visit_body;
 	peer_begin(&peer_main);
-	if (rings)
+	if (rings) {
+		ring_depth = strtoul(argv[4], NULL, 10);
 		ring(switches);
-	else if (!strcmp(what, "create"))
+	} else if (!strcmp(what, "create"))
 		create();
 	else if (!strcmp(what, "cold"))
 		cold();

@@ -13,8 +13,8 @@ def test_each_pass_goes_round_all():
     def program(name, values):
         values = iter(values)
 
-        def run():
-            calls.append(name)
+        def run(number):
+            calls.append((number, name))
             return next(values)
 
         return run
@@ -22,21 +22,21 @@ def test_each_pass_goes_round_all():
     figures = native.interleave(
         {"a": program("a", [1, 2, 9]), "b": program("b", [4, 4, 4])}, passes=3
     )
-    assert calls == ["a", "b"] * 3
+    assert calls == [(number, name) for number in range(3) for name in "ab"]
     assert (figures["a"].median, figures["a"].spread) == (2, 4)
     assert (figures["b"].median, figures["b"].spread) == (4, 0)
 
 
 def test_one_pass_has_no_spread():
-    (figures,) = native.interleave({"a": lambda: 5.0}, passes=1).values()
+    (figures,) = native.interleave({"a": lambda _: 5.0}, passes=1).values()
     assert (figures.median, figures.spread) == (5, 0)
 
 
 def test_what_fails_is_said_once_and_left_out(capsys):
-    def broken():
+    def broken(_):
         raise PeerError("it is gone")
 
-    figures = native.interleave({"broken": broken, "whole": lambda: 1.0}, passes=3)
+    figures = native.interleave({"broken": broken, "whole": lambda _: 1.0}, passes=3)
     assert list(figures) == ["whole"]
     assert capsys.readouterr().err == "bench: it is gone\n"
 
@@ -70,7 +70,7 @@ def goals(rows):
 
 
 def test_goals_of_a_switch(runs, capsys):
-    rows = list(native.switch(passes=1))
+    rows = list(native.switch(passes=4))
     asm = {("switch", fibers, "asm, same work"): (1.091, True) for fibers in (2, 512, 1024)}
     swap = {("switch", fibers, "swapcontext"): (0.071, True) for fibers in (2, 512, 1024)}
     own = {("switch", 10_000, "itself, 2 fibers"): (1, True)}
@@ -78,8 +78,11 @@ def test_goals_of_a_switch(runs, capsys):
     assert goals(rows) == asm | swap | own
     assert not any(program == "libco" for program, *_ in runs)
     assert "no wine" in capsys.readouterr().err
-    assert not any(program == "wine" and fibers > 10_000 for program, _, fibers, _ in runs)
-    assert all(switches >= 3 * fibers for _, _, fibers, switches in runs)
+    assert not any(program == "wine" and fibers > 10_000 for program, _, fibers, *_ in runs)
+    assert all(switches >= 3 * fibers for _, _, fibers, switches, _ in runs)
+    # Each that runs goes through all depths of its frame.
+    depths = [depth for program, _, fibers, _, depth in runs if (program, fibers) == ("asm", 512)]
+    assert depths == [0, 16, 32, 48]
 
 
 def test_goals_of_creation(runs):
