@@ -9,7 +9,7 @@ help:
 	@echo "make test-all  the same, then the long ones and the other kernels"
 	@echo "make fuzz      random requests on the debug kernel; FUZZ=\"--seed N\" for the same again"
 	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
-	@echo "make bench     what a switch costs, and a fiber's memory; BENCH=... some of it"
+	@echo "make bench     what a fiber costs, beside others, with a plot; BENCH=... some of it"
 	@echo "make check     types, style, and the module's sparse and checkpatch"
 	@echo "make clean     what was built; make distclean: .venv too"
 
@@ -50,7 +50,12 @@ fuzz: build
 soak: build
 	KFIBER_SOAK=600 $(BIN)/python -m pytest -s tests/kmod/test_soak.py --guest-kernel debug --guest-memory 3072
 
+# What draws the plot is installed when it is wanted; without it there is none.
 bench: build
+ifneq ($(filter switch,$(or $(BENCH),switch)),)
+	@$(BIN)/python -c "import matplotlib" 2>/dev/null || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]" || true
+endif
 	$(BIN)/python bench/run.py $(BENCH)
 
 check: setup style

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""
+Cases that are measured on this machine, each in one run with its peers: pass after pass goes round
+all of them, so that what disturbs the machine meets all alike. Figures are medians over the
+passes, spreads the distance between their quartiles.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import peers
+from peers import Peer, PeerError
+from row import Row, row
+
+NUMBERS = (2, 512, 1024, 10_000, 100_000)
+# Goals of a switch are for so many fibers.
+FEW = NUMBERS[:3]
+SWITCHES = 1_000_000
+CREATIONS = 200_000
+# Each a stack that was never used.
+COLD = 5_000
+LIVE = 100_000
+# See ring_body() in measure.h: in bytes, all that there are within a cache line.
+DEPTHS = (0, 16, 32, 48)
+# Passes: by default, and thoroughly; each depth as often.
+PASSES = 2 * len(DEPTHS)
+THOROUGH = 6 * len(DEPTHS)
+
+# What a pass, whose number it gets, runs of one thing.
+Program = Callable[[int], float]
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def engine() -> str:
+    """Which of libfiber's engines is measured."""
+    return os.environ.get("KFIBER_ENGINE", "local")
+
+
+def kfiber(hint: bool = False) -> Peer:
+    """libfiber as one of those that are compared."""
+    return Peer("kfiber_hint" if hint else "kfiber", engine=engine())
+
+
+class Figures:
+    """What the passes gave for one thing that was measured."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.median = statistics.median(values)
+        quartiles = (
+            statistics.quantiles(values, n=4, method="inclusive") if values[1:] else [0, 0, 0]
+        )
+        self.spread = quartiles[2] - quartiles[0]
+
+
+def interleave(programs: Mapping[Key, Program], passes: int) -> dict[Key, Figures]:
+    """Runs each once a pass. What fails is said once and left out."""
+    values: dict[Key, list[float]] = {key: [] for key in programs}
+    for number in range(passes):
+        for key in list(values):
+            try:
+                values[key].append(programs[key](number))
+            except PeerError as e:
+                print(f"bench: {e}", file=sys.stderr)
+                del values[key]
+    return {key: Figures(found) for key, found in values.items() if found}
+
+
+def here(*wanted: Peer) -> list[Peer]:
+    """Those that are built."""
+    absent = peers.missing()
+    return [peer for peer in wanted if peer not in absent]
+
+
+def compare(
+    case: str, figures: Figures | None, peer: str, base: Figures | None, goal: float,
+    fibers: int | None = None,
+) -> Iterator[Row]:  # fmt: skip
+    """The row with a goal; none where one of the two is absent."""
+    if figures and base:
+        yield row(
+            case, figures.median, "ns", engine=engine(), fibers=fibers, peer=peer,
+            ratio=figures.median / base.median, goal=goal, spread=figures.spread,
+        )  # fmt: skip
+
+
+def switch(passes: int) -> Iterator[Row]:
+    """Rings of fibers, each of which switches to the next."""
+    own, hinted = kfiber(), kfiber(hint=True)
+    others = here(
+        peers.FULL, peers.FULL_HINT, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.WINE_FIBERS,
+        peers.SWAPCONTEXT,
+    )  # fmt: skip
+
+    def program(peer: Peer, fibers: int) -> Program:
+        # Three laps at least.
+        switches = max(int(SWITCHES * peer.share), 3 * fibers)
+        return lambda number: peer.run("ring", fibers, switches, DEPTHS[number % len(DEPTHS)])[0]
+
+    figures = interleave(
+        {
+            (peer, fibers): program(peer, fibers)
+            for fibers in NUMBERS
+            for peer in (own, hinted, *others)
+            if fibers <= peer.most
+        },
+        passes,
+    )
+    case = {hinted: "switch with the hint"}
+    for (peer, fibers), each in figures.items():
+        yield row(
+            case.get(peer, "switch"), each.median, "ns", engine=peer.engine, fibers=fibers,
+            peer=peer.name, spread=each.spread,
+        )  # fmt: skip
+
+    for mine, fibers, peer, goal in (
+        *((own, fibers, peers.FULL, 1.15) for fibers in FEW),
+        *((own, fibers, peers.WINE_FIBERS, 0.6) for fibers in FEW),
+        *((own, fibers, peers.SWAPCONTEXT, 0.1) for fibers in FEW),
+        (hinted, 100_000, peers.LIBCO, 3),
+    ):
+        yield from compare(
+            case.get(mine, "switch"), figures.get((mine, fibers)), peer.name,
+            figures.get((peer, fibers)), goal, fibers,
+        )  # fmt: skip
+    yield from compare(
+        "switch", figures.get((own, 10_000)), "itself, 2 fibers", figures.get((own, 2)), 7, 10_000
+    )
+
+
+def create(passes: int) -> Iterator[Row]:
+    """A fiber is created, runs, and is deleted: on a pooled stack, on one never used."""
+    own = kfiber()
+    pooled = here(
+        peers.FULL, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.WINE_FIBERS, peers.SWAPCONTEXT
+    )
+    fresh = here(peers.FULL, peers.BOOST_PROTECTED)
+
+    def program(peer: Peer, what: str, count: int) -> Program:
+        return lambda _: peer.run(what, count)[0]
+
+    programs = {
+        ("create", peer): program(peer, "create", int(CREATIONS * peer.share))
+        for peer in (own, *pooled)
+    }
+    programs |= {("cold", peer): program(peer, "cold", COLD) for peer in (own, *fresh)}
+    figures = interleave(programs, passes)
+    titles = {"create": "create, run, delete", "cold": "the same, stacks never used before"}
+    for (what, peer), each in figures.items():
+        yield row(
+            titles[what], each.median, "ns", engine=peer.engine, peer=peer.name, spread=each.spread
+        )
+    for what, peer, goal in (
+        ("create", peers.FULL, 1.2),
+        ("cold", peers.BOOST_PROTECTED, 0.25),
+    ):
+        yield from compare(
+            titles[what], figures.get((what, own)), peer.name, figures.get((what, peer)), goal
+        )
+
+
+def resident(passes: int) -> Iterator[Row]:
+    """The memory of 100,000 fibers, and that there can be so many."""
+    own = kfiber()
+    title = f"{LIVE:,} live fibers, with guards"
+    try:
+        runs = [own.run("resident", LIVE) for _ in range(passes)]
+    except PeerError as e:
+        print(f"bench: {e}", file=sys.stderr)
+        yield row(title, 0, "fibers", engine=own.engine, met=False)
+        return
+    yield row(title, LIVE, "fibers", engine=own.engine, met=True)
+    for values, (name, goal) in zip(
+        zip(*runs, strict=True),
+        (
+            ("resident a fiber, not started", 256),
+            ("page tables a fiber, not started", None),
+            ("resident a fiber, started", 4300),
+            ("page tables a fiber, started", None),
+        ),
+        strict=True,
+    ):
+        each = Figures(values)
+        yield row(name, each.median, "bytes", engine=own.engine, goal=goal, spread=each.spread)
+
+
+CASES: dict[str, Callable[[int], Iterator[Row]]] = {
+    "switch": switch,
+    "create": create,
+    "resident": resident,
+}
+
+
+def machine() -> str:
+    """The processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return os.uname().machine
+
+
+def measure(case: str, passes: int) -> tuple[dict[str, str], list[Row]]:
+    """On one processor, the last that this process may use."""
+    print(f"bench: {case}, {passes} passes", file=sys.stderr)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        rows = list(CASES[case](passes))
+    finally:
+        os.sched_setaffinity(0, allowed)
+    environment = {
+        "kernel": os.uname().release,
+        "machine": f"{machine()}, pinned to CPU {max(allowed)}, {passes} passes",
+        "max_map_count": Path("/proc/sys/vm/max_map_count").read_text().strip(),
+    }
+    return environment, rows
