@@ -75,6 +75,7 @@ def instructions() -> Iterator[Row]:
     growth = switches["scan", CROWDS[2]] - switches["scan", CROWDS[1]]
     each = growth / (CROWDS[2] - CROWDS[1])
     yield row("scan, for each fiber more", each, "instructions", met=each > 1)
+    yield from processor()
 
 
 def memory() -> Iterator[Row]:
@@ -124,6 +125,25 @@ def libfiber(null: float) -> Iterator[Row]:
                 "switch by libfiber", value, "instructions",
                 engine=engine, peer=peer, ratio=ratio, goal=goal if base else None,
             )  # fmt: skip
+
+
+def yields(*words: str) -> float:
+    """A switch of the CPU between two threads, by sched.c: the median."""
+    command = [str(BUILD / "sched"), *words]
+    output = subprocess.run(command, check=True, text=True, capture_output=True).stdout
+    return float(output.split()[1])
+
+
+def processor() -> Iterator[Row]:
+    """What the module adds to a switch of the CPU, for threads with and without fibers."""
+    idle, watched = yields(), yields("attached")
+    subprocess.run(["rmmod", "fiber"], check=True)
+    bare = yields()
+    case = "switch of the CPU"
+    yield row(case, bare, "instructions", engine=None, peer="without the module")
+    added = f"{case}, added where a thread"
+    yield row(f"{added} has no fibers", idle - bare, "instructions", engine=None, goal=15)
+    yield row(f"{added} is attached", watched - bare, "instructions", engine="mapped")
 
 
 CASES: dict[str, tuple[list[str], Callable[[], Iterator[Row]]]] = {
