@@ -104,7 +104,7 @@ def memory() -> Iterator[Row]:
 
 
 def libfiber(null: float) -> Iterator[Row]:
-    """A switch by libfiber's call, with each engine. A lap of the ring is two instructions more."""
+    """A switch by libfiber's call with each engine, the instructions of the ring's loop included."""
     figures: dict[str, float] = {}
     for engine in ("local", "mapped", "kernel"):
         program = peers.Peer("kfiber", engine=engine)
