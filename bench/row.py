@@ -37,24 +37,27 @@ def row(
     }  # fmt: skip
 
 
+def title(each: Row) -> str:
+    """The case, with the number of fibers."""
+    fibers = "" if each["fibers"] is None else f", {each['fibers']:,} fibers"
+    return f"{each['case']}{fibers}"
+
+
 def table(rows: list[Row]) -> str:
     """A line a row; the goal stands beside the figure."""
+    width = max(len("case"), *(len(title(each)) for each in rows)) + 2
     lines = [
-        f"{'case':<42}{'engine':<7}{'value':>9}  {'unit':<13}{'spread':>7} {'ratio':>7} {'goal':>6}"
-        f"  {'met':<7}to"
+        f"{'case':<{width}}{'engine':<7}{'value':>9}  {'unit':<13}{'spread':>7} {'ratio':>7}"
+        f" {'goal':>6}  {'met':<7}to"
     ]
     for each in rows:
-        case = (
-            each["case"] if each["fibers"] is None else f"{each['case']}, {each['fibers']:,} fibers"
-        )
         spread = "" if each["spread"] is None else f"{each['spread']:g}"
         ratio = "" if each["ratio"] is None else f"{each['ratio']:.3f}"
         goal = "" if each["goal"] is None else f"{each['goal']:g}"
         met = {True: "yes", False: "MISSED", None: ""}[each["met"]]
         lines.append(
-            f"{case:<42}{each['engine'] or '':<7}{each['value']:>9}  {each['unit']:<13}{spread:>7}"
-            f" {ratio:>7} {goal:>6}"
-            f"  {met:<7}{each['peer']}"
+            f"{title(each):<{width}}{each['engine'] or '':<7}{each['value']:>9}  {each['unit']:<13}"
+            f"{spread:>7} {ratio:>7} {goal:>6}  {met:<7}{each['peer']}"
         )
     return "".join(f"{line.rstrip()}\n" for line in lines)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Rows of results, and the tables of them."""
 
+import pytest
 from row import curves, matrix, row, table
 
 ROWS = [
@@ -38,6 +39,15 @@ def test_table_has_the_goal_beside_the_figure():
     assert lines[5].split()[-5:] == ["ns", "1.143", "1.15", "yes", "asm"]
     assert lines[6].split()[-5:] == ["ns", "0.826", "0.6", "MISSED", "Wine"]
     assert all(len(line) <= 120 for line in lines)
+
+
+@pytest.mark.parametrize("length", [1, 4, 60])
+def test_columns_stay_in_line_however_long_a_case_is(length):
+    rows = [row("x", 1, "ns"), row("y" * length, 1, "ns")]
+    head, *lines = table(rows).splitlines()
+    at = head.index("engine")
+    assert at >= length + 2
+    assert [line.index("kernel") for line in lines] == [at, at]
 
 
 def test_curves_are_the_figures_and_not_the_goals():
