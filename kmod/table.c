@@ -453,9 +453,12 @@ u64 fiber_table_slot_id(struct fiber_process *process, u32 number)
 	return (id & FIBER_SLOT_MASK) == number ? id : 0;
 }
 
+/* The division traps where its result does not fit, so that what is nonsense is cut. */
 static u64 cycles_to_ns(u64 cycles)
 {
-	return mul_u64_u32_div(cycles, 1000000, tsc_khz);
+	if (!tsc_khz)
+		return 0;
+	return mul_u64_u32_div(min(cycles, (u64)tsc_khz << 40), 1000000, tsc_khz);
 }
 
 /* Who runs area @number, or NULL. Under RCU. */

@@ -36,6 +36,7 @@ struct remains {
 	struct values *values;
 	/* The engine's. */
 	struct control *control;
+	uint64_t owner;
 	struct stack stack;
 };
 

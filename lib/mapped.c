@@ -93,6 +93,19 @@ static void mapped_fork_parent(void)
 		munmap(slots_copy, head_copy.slots_used * sizeof(*slots_copy));
 }
 
+/* An area's page is there from its first attachment on. */
+static bool areas_make(int file, uint32_t used)
+{
+	const uint32_t step = 4096 / sizeof(struct fiber_area);
+	uint32_t i;
+
+	for (i = 0; i < used; i += step)
+		if (switch_ioctl(file, FIBER_IOC_ATTACH, i ? i : 1) ||
+		    switch_ioctl(file, FIBER_IOC_DETACH, 0))
+			return false;
+	return true;
+}
+
 /* A table of the child's own in place of the parent's. */
 static bool device_remap(uint32_t slots, uint32_t number)
 {
@@ -102,6 +115,7 @@ static bool device_remap(uint32_t slots, uint32_t number)
 		return false;
 	if (mmap(table.head, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) ==
 	    MAP_FAILED || switch_ioctl(file, FIBER_IOC_COMMIT, slots) ||
+	    !areas_make(file, head_copy.areas_used) ||
 	    (number && switch_ioctl(file, FIBER_IOC_ATTACH, number))) {
 		close(file);
 		return false;

@@ -67,8 +67,12 @@ static void go_on(int number, siginfo_t *info, void *context)
 	if (previous.sa_flags & SA_SIGINFO) {
 		previous.sa_sigaction(number, info, context);
 	} else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
-		/* The instruction is tried again and ends the process. */
+		if (info->si_code <= 0 && previous.sa_handler == SIG_IGN)
+			return;
+		/* The instruction is tried again and ends the process; if it was sent, that does. */
 		signal(number, SIG_DFL);
+		if (info->si_code <= 0)
+			raise(number);
 	} else {
 		previous.sa_handler(number);
 	}

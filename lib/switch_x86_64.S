@@ -134,6 +134,7 @@ switch_user:
 	prefetchw	SLOT_ACTIVATIONS(%r9)
 	movq	CONTROL_SP(%rdx), %rcx
 	prefetcht0	(%rcx)
+	prefetcht0	64(%rcx)
 	movq	%rdi, %rax
 	movq	THREAD_TAKES(%r11), %rcx
 	orq	$OWNER_MASK, %rax
@@ -263,7 +264,11 @@ switch_user:
 .Lrelease_rarely:
 	movq	%rsi, %rdi
 	movq	%r11, %rbx
+	/* A fiber that begins has another alignment. */
+	movq	%rsp, %rbp
+	andq	$-16, %rsp
 	call	user_release
+	movq	%rbp, %rsp
 	movq	%rbx, %r11
 	jmp	.Lreleased
 

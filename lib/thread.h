@@ -50,8 +50,9 @@ struct thread {
 	/* From 1. */
 	uint64_t number;
 
-	/* The fiber that it is; NULL once it is finished. */
+	/* The fiber that it is, and its id; NULL once it is finished. */
 	struct control *own;
+	uint64_t own_id;
 	/* Free fibers with their stacks, for the next ones. */
 	struct control *spare;
 	unsigned int spares;

@@ -335,16 +335,19 @@ static void thread_reap(uint32_t number)
 			}
 			continue;
 		}
-		if (control->home != number)
-			continue;
-		if (word == OWNER_FREE &&
-		    atomic_compare_exchange_strong(&control->owner, &owner,
-						   GENERATION(owner) | OWNER_FINISHED))
-			slot_of(control)->state = FIBER_STATE_FINISHED;
-		else if (word < FIBER_AREAS)
-			/* Should it be left just now, the next one to take it finds a dead home. */
-			atomic_compare_exchange_strong(&control->owner, &owner,
-						       owner | OWNER_DOOMED);
+		/* Finished, or doomed by whoever has it: never both alive and forgotten. */
+		while (control->home == number && (word == OWNER_FREE || word < FIBER_AREAS) &&
+		       word != OWNER_NONE) {
+			uint64_t next = word == OWNER_FREE ? GENERATION(owner) | OWNER_FINISHED :
+							     owner | OWNER_DOOMED;
+
+			if (atomic_compare_exchange_strong(&control->owner, &owner, next)) {
+				if (word == OWNER_FREE)
+					slot_of(control)->state = FIBER_STATE_FINISHED;
+				break;
+			}
+			word = owner & OWNER_MASK;
+		}
 	}
 	memset(&table.areas[number], 0, sizeof(table.areas[number]));
 }
@@ -453,6 +456,7 @@ static int user_convert(unsigned int flags, fiber_id_t *id)
 	self->area->fiber = *id;
 	area_begin(self->area, slot->last_switch);
 	self->own = control;
+	self->own_id = *id;
 	self->current = control;
 	self->current_id = *id;
 unlock:
@@ -492,21 +496,26 @@ static void bury(struct control *control, struct remains *remains)
 	} else {
 		lock_wait();
 	}
-	*remains = (struct remains) { .control = control, .values = values };
+	*remains = (struct remains) {
+		.control = control,
+		.owner = atomic_load(&control->owner),
+		.values = values,
+	};
 }
 
 static int user_revert(struct remains *remains)
 {
+	/* A switch in a handler would leave from a thread that is no fiber. */
+	uint64_t busy = thread_busy();
 	struct thread *self = thread_self();
 	struct control *control = self->own;
-	uint64_t busy;
 
-	if (!self->number)
-		return EPERM;
-	if (self->current != control)
-		return EINVAL;
-	/* A switch in a handler would leave from a thread that is no fiber. */
-	busy = thread_busy();
+	if (!self->number || self->current != control) {
+		int err = self->number ? EINVAL : EPERM;
+
+		thread_idle(busy);
+		return err;
+	}
 	atomic_exchange(&control->owner, GENERATION(id_of(control)) | OWNER_DELETED);
 	thread_leave(self);
 	bury(control, remains);
@@ -628,6 +637,11 @@ static void user_free(const struct remains *remains)
 	struct thread *self = thread_self();
 	struct lock_state state;
 
+	/* A destructor forked, and in the child all that was on its way out is free already. */
+	if (atomic_load(&control->owner) != remains->owner) {
+		thread_idle(busy);
+		return;
+	}
 	if (control->storage)
 		storage_drop(control);
 	sanitizer_forget(control);
@@ -678,7 +692,10 @@ int user_taken(struct control *to, fiber_id_t id)
 				((void **)to->sp)[FRAME_R12] = to;
 			}
 		}
-	} else if (home != self->number && table_thread_is_dead(home)) {
+	} else if (home != self->number &&
+		   (table_thread_is_dead(home) ||
+		    (atomic_load(&to->owner) & OWNER_MASK) != self->number)) {
+		/* Or it had ended, and somebody doomed this one meanwhile. */
 		fiber_finish(to);
 		thread_idle(0);
 		thread_gone(home);
@@ -768,13 +785,16 @@ int user_switch(fiber_id_t id)
 void fiber_prefetch(fiber_id_t id)
 {
 	struct control *control;
+	const char *sp;
 
 	if (!table.head)
 		return;
 	control = control_at(id);
 	__builtin_prefetch(slot_of(control), 1);
 	/* May be of another moment, which does no harm. */
-	__builtin_prefetch(__atomic_load_n(&control->sp, __ATOMIC_RELAXED), 1);
+	sp = __atomic_load_n(&control->sp, __ATOMIC_RELAXED);
+	__builtin_prefetch(sp, 1);
+	__builtin_prefetch(sp + 64, 1);
 }
 
 static int user_self(fiber_id_t *id)
@@ -803,7 +823,8 @@ static int user_retire(void)
 	if (!control)
 		return 0;
 	owner = atomic_load(&control->owner);
-	while ((owner & OWNER_MASK) != OWNER_FINISHED) {
+	/* Once it is finished anybody may delete it, and another fiber have its slot. */
+	while (owner_lives(owner, self->own_id) && (owner & OWNER_MASK) != OWNER_FINISHED) {
 		uint64_t word = owner & OWNER_MASK;
 
 		if (word == OWNER_FREE) {
@@ -848,13 +869,14 @@ static void user_leave(void)
 	if (!self->number)
 		return;
 	book(self);
-	thread_leave(self);
+	/* Before its number is another thread's. */
 	if (control->home) {
 		fiber_finish(control);
 	} else {
 		fiber_reset(control);
 		own(control, OWNER_FREE);
 	}
+	thread_leave(self);
 }
 
 /*
@@ -1018,16 +1040,23 @@ static int user_fls_alloc(uint64_t *index)
 
 		if (start == MAP_FAILED)
 			return ENOMEM;
-		control->storage = start;
+		if (!__sync_bool_compare_and_swap(&control->storage, NULL, start))
+			munmap(start, sizeof(*control->storage));
 	}
 	for (i = 0; i < FIBER_FLS_MAX / 64; i++) {
-		uint64_t *used = &control->storage->used[i];
-		unsigned int bit;
+		uint64_t *used = &control->storage->used[i], before;
+		unsigned int bit = 0;
 
-		if (!~*used)
+		/* A handler may allocate as well. */
+		do {
+			before = __atomic_load_n(used, __ATOMIC_RELAXED);
+			if (!~before)
+				break;
+			bit = (unsigned int)__builtin_ctzll(~before);
+			before = __atomic_fetch_or(used, UINT64_C(1) << bit, __ATOMIC_RELAXED);
+		} while (before >> bit & 1);
+		if (!~before)
 			continue;
-		bit = (unsigned int)__builtin_ctzll(~*used);
-		*used |= UINT64_C(1) << bit;
 		*index = i * 64 + bit;
 		control->storage->values[*index] = 0;
 		return 0;
@@ -1055,7 +1084,8 @@ static int user_fls_free(uint64_t index)
 	int err = storage_find(index, &storage);
 
 	if (!err)
-		storage->used[index / 64] &= ~(UINT64_C(1) << (index % 64));
+		__atomic_fetch_and(&storage->used[index / 64], ~(UINT64_C(1) << (index % 64)),
+				   __ATOMIC_RELAXED);
 	return err;
 }
 
