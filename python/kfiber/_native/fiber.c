@@ -41,6 +41,8 @@ void fiber_retire(Fiber *self)
 	Py_CLEAR(self->args);
 	Py_CLEAR(self->context);
 	Py_CLEAR(self->locals);
+	Py_CLEAR(self->loop);
+	Py_CLEAR(self->hooks);
 }
 
 /* --- creation ------------------------------------------------------------ */
@@ -213,6 +215,8 @@ static int Fiber_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->context);
 	Py_VISIT(self->parent);
 	Py_VISIT(self->locals);
+	Py_VISIT(self->loop);
+	Py_VISIT(self->hooks);
 	if (self->state == STATE_SUSPENDED && self->tstate)
 		return interpreter_visit(self->tstate, visit, arg);
 	return 0;

@@ -271,6 +271,16 @@ static inline void move_thread(PyThreadState *from, PyThreadState *to)
 #endif
 }
 
+#if V313
+/* Of asyncio's running loop in a thread state, behind what is declared; 0: not known. */
+static size_t loop_offset;
+
+static PyObject **loop_place(PyThreadState *state)
+{
+	return (PyObject **)((char *)state + loop_offset);
+}
+#endif
+
 #if V310 || V311
 /* Whether the evaluation loop that goes on here traces: not within a tracer. */
 static inline void set_tracing(PyThreadState *to)
@@ -362,6 +372,8 @@ static inline void make_current(PyThreadState *from, PyThreadState *to)
 
 void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 {
+	/* First: waiting for its lock may drop the GIL. */
+	list_replace(from, to);
 	move_thread(from, to);
 #if V310 || V311
 	set_tracing(to);
@@ -372,24 +384,23 @@ void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 #if V313
 	MOVE(threading_local_key);
 	MOVE(threading_local_sentinel);
-	((_PyThreadStateImpl *)to)->asyncio_running_loop =
-		((_PyThreadStateImpl *)from)->asyncio_running_loop;
-	((_PyThreadStateImpl *)from)->asyncio_running_loop = NULL;
+	if (loop_offset) {
+		*loop_place(to) = *loop_place(from);
+		*loop_place(from) = NULL;
+	}
 	(void)moved;
 #else
 	/* asyncio caches a thread's loop by this number. */
 	if (__builtin_expect(moved, 0))
 		to->id = ++last_id;
 #endif
-	list_replace(from, to);
-	if (V310 || V311 || fast) {
+	if (V310 || V311 || fast)
 		make_current(from, to);
 #if V313
-		move_events(from, to);
+	move_events(from, to);
 #endif
-	} else {
+	if (!V310 && !V311 && !fast)
 		PyThreadState_Swap(to);
-	}
 }
 
 /* --- finding the places -------------------------------------------------- */
@@ -704,6 +715,53 @@ void interpreter_forked(void)
 {
 	if (!find_key())
 		Py_FatalError("kfiber: the thread state was not found after fork()");
+}
+
+/* --- asyncio ------------------------------------------------------------- */
+
+/* Up to 3.12 the loop is in the thread's dictionary, which moves with the thread. */
+int interpreter_loop_find(PyObject *get, PyObject *set)
+{
+#if V313
+	PyThreadState *state = PyThreadState_Get();
+	PyObject *before = PyObject_CallNoArgs(get), *probe = PyList_New(0);
+	size_t end = sizeof(PyThreadState), words = 8, found = 0, offset, i;
+
+	if (before && probe) {
+		Py_XDECREF(PyObject_CallOneArg(set, probe));
+		for (i = 0; i < words; i++) {
+			if (((PyObject **)((char *)state + end))[i] != probe)
+				continue;
+			offset = end + i * sizeof(PyObject *);
+			found++;
+		}
+		Py_XDECREF(PyObject_CallOneArg(set, before));
+	}
+	Py_XDECREF(before);
+	Py_XDECREF(probe);
+	if (found != 1)
+		return -1;
+	loop_offset = offset;
+#else
+	(void)get;
+	(void)set;
+#endif
+	return 0;
+}
+
+bool interpreter_loop_changed(struct thread *thread)
+{
+	PyThreadState *state = PyThreadState_Get();
+#if V313
+	return *loop_place(state) != thread->loop;
+#else
+	uint64_t version = state->dict ? ((PyDictObject *)state->dict)->ma_version_tag : 0;
+
+	if (version == thread->loop_seen)
+		return false;
+	thread->loop_seen = version;
+	return true;
+#endif
 }
 
 /* --- collection ---------------------------------------------------------- */

@@ -33,6 +33,11 @@ void interpreter_attach(void);
 /* The context that code begins to run in. Takes the reference. */
 void interpreter_set_context(PyThreadState *state, PyObject *context);
 
+/* asyncio has been imported, whose functions these are. -1: its loops cannot be followed. */
+int interpreter_loop_find(PyObject *get, PyObject *set);
+/* Whether the running loop may be another one than at the last call. */
+bool interpreter_loop_changed(struct thread *thread);
+
 /* Visits what a suspended fiber's thread state owns. */
 int interpreter_visit(PyThreadState *state, visitproc visit, void *arg);
 

@@ -6,6 +6,7 @@
  *	fiber.c		the type Fiber: attributes, life and collection
  *	transfer.c	leaving one fiber for another, and how one ends
  *	greenlet.c	keeps away from greenlets
+ *	loop.c		asyncio's running loop
  *	thread.c	which threads are fibers; attach(), pin()
  *	local.c		the type Local
  *	error.c		the exceptions
@@ -49,6 +50,10 @@ struct thread {
 	size_t attached;
 	bool kept;
 	bool alive;
+	/* asyncio's loop that runs on it, and its hooks; NULL: none. Owned. */
+	PyObject *loop, *hooks;
+	/* See interpreter_loop_changed(). */
+	uint64_t loop_seen;
 	struct thread *next, **link;
 };
 
@@ -90,6 +95,8 @@ struct Fiber {
 	Fiber *parent;
 	/* The fiber that waits for it to end, instead of `parent`. Not owned. */
 	Fiber *ender;
+	/* asyncio's loop that it has started, and its hooks, while it is suspended. Owned. */
+	PyObject *loop, *hooks;
 	PyObject *name;
 	/* Local's attributes by Local's number, NULL until the first. */
 	PyObject *locals;
@@ -130,6 +137,12 @@ void transfer_end(Fiber *self, bool here);
 /* greenlet.c */
 /* Whether the caller is inside a greenlet, which may not be left so. True with an exception set. */
 bool greenlet_inside(void);
+
+/* loop.c */
+/* The current fiber of the calling thread is about to be left. May run code. */
+void loop_leave(struct thread *thread);
+/* It goes on, and has a loop. */
+void loop_return(Fiber *fiber);
 
 /* thread.c */
 /* NULL: the calling thread is no fiber. */

@@ -74,6 +74,8 @@ static void thread_end(struct thread *thread)
 		self = NULL;
 	}
 	fiber_retire(root);
+	Py_CLEAR(thread->loop);
+	Py_CLEAR(thread->hooks);
 	Py_DECREF(root);
 	Py_DECREF(current);
 	/* The thread is gone: they unwind on this one. */

@@ -50,6 +50,8 @@ static PyObject *receive(Fiber *fiber)
 	/* Before the other one goes, which may switch to this one again. */
 	fiber->message = NULL;
 	Py_DECREF(left);
+	if (__builtin_expect(fiber->loop != NULL, 0))
+		loop_return(fiber);
 	if (!failed)
 		return message;
 	interpreter_error_give(message);
@@ -129,6 +131,7 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 	interpreter_set_context(self->tstate, NULL);
 	Py_CLEAR(self->locals);
 
+	loop_leave(thread_self());
 	thread = thread_self();
 	to = self->exiting ? self->ender : heir(self, thread, NULL);
 	self->refusals = 0;
@@ -215,6 +218,8 @@ static PyObject *finish_unrun(struct thread *thread, Fiber *self, PyObject *erro
 	to = heir(self, thread, from);
 	if (to != from)
 		return transfer(to, error, true);
+	if (from->loop)
+		loop_return(from);
 	interpreter_error_give(error);
 	return NULL;
 }
@@ -229,8 +234,9 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 		goto refuse;
 	if (__builtin_expect(thread->doomed != NULL, 0))
 		thread_drain(thread);
+	loop_leave(thread);
 	if (!may_enter(thread, to))
-		goto refuse;
+		goto stay;
 	if (to->state == STATE_NEW) {
 		if (failed)
 			return finish_unrun(thread, to, message);
@@ -238,11 +244,11 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 			PyErr_SetString(PyExc_TypeError,
 					"the first switch() to a fiber takes no value: its arguments "
 					"are those of Fiber()");
-			goto refuse;
+			goto stay;
 		}
 		to->tstate = interpreter_state_new(to->stack_size);
 		if (!to->tstate)
-			goto refuse;
+			goto stay;
 	}
 	from = thread->current;
 	to->message = message;
@@ -256,6 +262,13 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 		to->tstate = NULL;
 	}
 	error_raise(err, "the switch failed");
+stay:
+	if (thread->current->loop) {
+		PyObject *error = interpreter_error_take();
+
+		loop_return(thread->current);
+		interpreter_error_give(error);
+	}
 refuse:
 	Py_DECREF(message);
 	return NULL;
@@ -279,6 +292,7 @@ static void end_here(struct thread *thread, Fiber *self)
 		PyErr_WriteUnraisable((PyObject *)self);
 		return;
 	}
+	loop_leave(thread);
 	self->message = error;
 	self->failed = true;
 	self->exiting = true;
@@ -288,6 +302,8 @@ static void end_here(struct thread *thread, Fiber *self)
 	if (err) {
 		Py_CLEAR(self->message);
 		report(self, err);
+		if (from->loop)
+			loop_return(from);
 	} else {
 		Py_XDECREF(receive(from));
 	}
