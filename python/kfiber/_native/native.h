@@ -89,8 +89,10 @@ struct Fiber {
 	struct thread *home;
 	/* What it finds when it is entered: see transfer.c. Owned. */
 	PyObject *message;
-	/* Until it starts, then NULL; a root's are NULL. */
-	PyObject *target, *args, *context;
+	/* Until it has finished; a root's are NULL. */
+	PyObject *target, *args;
+	/* Until it starts: the thread state has it from then on. */
+	PyObject *context;
 	/* Owned; NULL for roots. */
 	Fiber *parent;
 	/* The fiber that waits for it to end, instead of `parent`. Not owned. */

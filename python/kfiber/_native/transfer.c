@@ -127,16 +127,15 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 		Py_SETREF(message, Py_NewRef(Py_None));
 		failed = false;
 	}
-	/* Both may run code, which may switch. */
+	/* All of this may run code, which may switch. */
 	interpreter_set_context(self->tstate, NULL);
-	Py_CLEAR(self->locals);
-
+	fiber_retire(self);
 	loop_leave(thread_self());
+
 	thread = thread_self();
 	to = self->exiting ? self->ender : heir(self, thread, NULL);
 	self->refusals = 0;
 	self->state = STATE_FINISHED;
-	fiber_unlink(self);
 	to->message = message;
 	to->failed = failed;
 	leave(thread, to);
@@ -146,26 +145,17 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 void transfer_start(void *unused)
 {
 	Fiber *self = thread_self()->current;
-	PyObject *result, *target, *args;
+	PyObject *result;
 
 	(void)unused;
 	Py_XDECREF(receive(self));
-	target = self->target;
-	args = self->args;
-	self->target = self->args = NULL;
 	interpreter_set_context(self->tstate, self->context);
 	self->context = NULL;
-	result = PyObject_Call(target, args, NULL);
-	/* With the exception set aside: they may run code. */
-	if (result) {
-		Py_DECREF(target);
-		Py_DECREF(args);
+	/* They stay where a collection finds them. */
+	result = PyObject_Call(self->target, self->args, NULL);
+	if (result)
 		finish(self, result, false);
-	}
-	result = interpreter_error_take();
-	Py_DECREF(target);
-	Py_DECREF(args);
-	finish(self, result, true);
+	finish(self, interpreter_error_take(), true);
 }
 
 static PyObject *refuse_state(Fiber *to)
