@@ -31,11 +31,23 @@ extension = Extension(
     "kfiber._native",
     sources=files(NATIVE, "*.c") + files(LIBRARY, "*.c") + files(LIBRARY, "*.S"),
     depends=["setup.py", "uapi/fiber.h", str(EXPORTS)]
-    + [header for folder in (NATIVE, LIBRARY, LIBRARY / "include") for header in files(folder, "*.h")],
+    + [
+        header
+        for folder in (NATIVE, LIBRARY, LIBRARY / "include")
+        for header in files(folder, "*.h")
+    ],
     include_dirs=[".", "lib", "lib/include"],
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=[
-        *("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"),
+        *(
+            "-std=gnu11",
+            "-O2",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-missing-field-initializers",
+        ),
         *("-fvisibility=hidden", "-fasynchronous-unwind-tables"),
         # The interpreter's own headers do not pass these warnings.
         *("-isystem", f"{sysconfig.get_path('include')}/internal"),

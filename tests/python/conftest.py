@@ -78,6 +78,6 @@ def thread():
             return value
         finally:
             # The exception's traceback refers to this frame.
-            del error, result
+            del error
 
     return run

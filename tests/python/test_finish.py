@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Where a finished fiber's value or exception goes: the first of its ancestors that can take it.
 
-    root <-parent- a <-parent- b <-parent- c
+root <-parent- a <-parent- b <-parent- c
 """
 
 from __future__ import annotations

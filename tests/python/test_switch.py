@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What travels over a switch.
 
-    main --switch()--> fiber --switch(value)--> main --switch(value)--> fiber --return--> main
+main --switch()--> fiber --switch(value)--> main --switch(value)--> fiber --return--> main
 """
 
 from __future__ import annotations
@@ -196,7 +196,9 @@ def test_switching_inside_c_callbacks():
             return a[0] - b[0]
 
         array = (ctypes.c_int * len(values))(*values)
-        ctypes.CDLL(None).qsort(array, len(array), ctypes.sizeof(ctypes.c_int), compare_type(compare))
+        ctypes.CDLL(None).qsort(
+            array, len(array), ctypes.sizeof(ctypes.c_int), compare_type(compare)
+        )
         return list(array)
 
     waiting = {Fiber(sort, [3 + i, 1, 2, 0]): [0, 1, 2, 3 + i] for i in range(3)}
