@@ -48,7 +48,7 @@ extension = Extension(
             "-Werror",
             "-Wno-missing-field-initializers",
         ),
-        *("-fvisibility=hidden", "-fasynchronous-unwind-tables"),
+        *("-fvisibility=hidden", "-fasynchronous-unwind-tables", "-fno-strict-aliasing", "-fno-plt"),
         # The interpreter's own headers do not pass these warnings.
         *("-isystem", f"{sysconfig.get_path('include')}/internal"),
         *("-isystem", sysconfig.get_path("include")),

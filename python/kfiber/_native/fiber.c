@@ -87,8 +87,11 @@ static int short_name(PyObject *name, char *text)
 
 static PyObject *default_name(PyObject *target)
 {
-	PyObject *name = PyObject_GetAttrString(target, "__qualname__");
+	PyObject *name;
 
+	if (PyFunction_Check(target))
+		return Py_NewRef(((PyFunctionObject *)target)->func_qualname);
+	name = PyObject_GetAttrString(target, "__qualname__");
 	if (name && PyUnicode_Check(name))
 		return name;
 	Py_XDECREF(name);

@@ -11,35 +11,24 @@
 #define GET_CURRENT	4
 #define IS_MAIN		8
 
-static void **greenlet_api(void)
-{
-	static Py_ssize_t modules_seen;
-	static void **api;
-	PyObject *modules;
+bool greenlet_imported;
+static void **api;
 
-	if (api)
-		return api;
-	/* Looked for again only when something has been imported. */
-	modules = PyImport_GetModuleDict();
-	if (PyDict_GET_SIZE(modules) == modules_seen)
-		return NULL;
-	modules_seen = PyDict_GET_SIZE(modules);
-	if (PyDict_GetItemString(modules, "greenlet"))
-		api = PyCapsule_Import("greenlet._C_API", 0);
-	if (!api)
-		PyErr_Clear();
-	return api;
+void greenlet_import(PyObject *modules)
+{
+	if (api || !PyDict_GetItemString(modules, "greenlet"))
+		return;
+	api = PyCapsule_Import("greenlet._C_API", 0);
+	/* It may be half-way through its own import. */
+	PyErr_Clear();
+	greenlet_imported = api;
 }
 
 bool greenlet_inside(void)
 {
-	void **api = greenlet_api();
-	PyObject *current;
+	PyObject *current = ((PyObject *(*)(void))api[GET_CURRENT])();
 	bool inside;
 
-	if (__builtin_expect(!api, 1))
-		return false;
-	current = ((PyObject *(*)(void))api[GET_CURRENT])();
 	if (!current)
 		return true;
 	inside = !((int (*)(PyObject *))api[IS_MAIN])(current);

@@ -243,7 +243,7 @@ void interpreter_set_context(PyThreadState *state, PyObject *context)
 
 /* --- the swap ------------------------------------------------------------ */
 
-#if !V313 && PY_VERSION_HEX < 0x030d0000
+#if V310 || V311 || V312
 /* Numbers of states that the interpreter never reaches. */
 static uint64_t last_id = (uint64_t)1 << 62;
 #endif
@@ -253,22 +253,43 @@ static uint64_t last_id = (uint64_t)1 << 62;
 	from->field = 0;		\
 } while (0)
 
-/* What belongs to the thread, and is the same for all versions. */
-static inline void move_thread(PyThreadState *from, PyThreadState *to)
+/*
+ * What belongs to the thread, and is the same for all versions. A parked state
+ * has none of it, and most threads have little.
+ */
+static inline void move_thread(PyThreadState *from, PyThreadState *to, bool moved)
 {
 	MOVE(dict);
-	MOVE(async_exc);
-	MOVE(async_gen_firstiter);
-	MOVE(async_gen_finalizer);
-	MOVE(coroutine_origin_tracking_depth);
-	MOVE(c_tracefunc);
-	MOVE(c_traceobj);
-	MOVE(c_profilefunc);
-	MOVE(c_profileobj);
-	to->thread_id = from->thread_id;
-#if !V310
-	to->native_thread_id = from->native_thread_id;
+	if (__builtin_expect(from->async_exc != NULL, 0))
+		MOVE(async_exc);
+	if (__builtin_expect(from->async_gen_firstiter || from->async_gen_finalizer, 0)) {
+		MOVE(async_gen_firstiter);
+		MOVE(async_gen_finalizer);
+	}
+	if (__builtin_expect(from->coroutine_origin_tracking_depth, 0))
+		MOVE(coroutine_origin_tracking_depth);
+	if (__builtin_expect(from->c_tracefunc || from->c_profilefunc, 0)) {
+		MOVE(c_tracefunc);
+		MOVE(c_traceobj);
+		MOVE(c_profilefunc);
+		MOVE(c_profileobj);
+	}
+#if V313
+	if (__builtin_expect(from->threading_local_key != NULL, 0)) {
+		MOVE(threading_local_key);
+		MOVE(threading_local_sentinel);
+	}
 #endif
+	if (__builtin_expect(moved, 0)) {
+		to->thread_id = from->thread_id;
+#if !V310
+		to->native_thread_id = from->native_thread_id;
+#endif
+#if V310 || V311 || V312
+		/* asyncio caches a thread's loop by this number. */
+		to->id = ++last_id;
+#endif
+	}
 }
 
 #if V313
@@ -344,6 +365,29 @@ static inline PyThreadState **current_place(void)
 }
 #endif
 
+#if !V310 && !V311
+/* The flags that the current state has, in one word. */
+static unsigned int status_current;
+
+static inline unsigned int *status_place(PyThreadState *state)
+{
+	_Static_assert(sizeof(state->_status) == sizeof(unsigned int), "");
+	return (unsigned int *)(void *)&state->_status;
+}
+
+static void status_init(void)
+{
+	PyThreadState state = { 0 };
+
+	state._status.active = 1;
+	state._status.bound_gilstate = 1;
+#if V313
+	state._status.holds_gil = 1;
+#endif
+	memcpy(&status_current, &state._status, sizeof(status_current));
+}
+#endif
+
 /* `to` is what all who ask see as the running one. */
 static inline void make_current(PyThreadState *from, PyThreadState *to)
 {
@@ -352,13 +396,9 @@ static inline void make_current(PyThreadState *from, PyThreadState *to)
 	pthread_setspecific(current_key, to);
 	PyThreadState_Swap(to);
 #else
-	from->_status.active = 0;
-	from->_status.bound_gilstate = 0;
-	to->_status.bound_gilstate = 1;
-	to->_status.active = 1;
+	*status_place(to) |= status_current;
+	*status_place(from) &= ~status_current;
 #if V313
-	from->_status.holds_gil = 0;
-	to->_status.holds_gil = 1;
 	to->state = from->state;
 	from->state = 0;	/* detached */
 	*last_holder = to;
@@ -374,7 +414,7 @@ void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 {
 	/* First: waiting for its lock may drop the GIL. */
 	list_replace(from, to);
-	move_thread(from, to);
+	move_thread(from, to, moved);
 #if V310 || V311
 	set_tracing(to);
 #endif
@@ -382,17 +422,10 @@ void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 	move_limit(from, to);
 #endif
 #if V313
-	MOVE(threading_local_key);
-	MOVE(threading_local_sentinel);
 	if (loop_offset) {
 		*loop_place(to) = *loop_place(from);
 		*loop_place(from) = NULL;
 	}
-	(void)moved;
-#else
-	/* asyncio caches a thread's loop by this number. */
-	if (__builtin_expect(moved, 0))
-		to->id = ++last_id;
 #endif
 	if (V310 || V311 || fast)
 		make_current(from, to);
@@ -608,6 +641,7 @@ static bool find_all(void)
 		return false;
 #endif
 #if !V310 && !V311
+	status_init();
 	return find_current(&library);
 #else
 	return true;

@@ -7,31 +7,25 @@
  */
 #include "interpreter.h"
 
-/* asyncio's functions; NULL: it has not been imported. Kept. */
+/* asyncio's functions, kept. */
 static PyObject *get_loop, *set_loop;
+bool loop_imported;
 
-static bool asyncio_imported(void)
+void loop_import(PyObject *modules)
 {
-	static Py_ssize_t modules_seen;
-	PyObject *modules, *module;
+	PyObject *module = loop_imported ? NULL : PyDict_GetItemString(modules, "_asyncio");
 
-	if (set_loop)
-		return true;
-	modules = PyImport_GetModuleDict();
-	if (PyDict_GET_SIZE(modules) == modules_seen)
-		return false;
-	modules_seen = PyDict_GET_SIZE(modules);
-	module = PyDict_GetItemString(modules, "_asyncio");
 	if (!module)
-		return false;
+		return;
 	get_loop = PyObject_GetAttrString(module, "_get_running_loop");
 	set_loop = PyObject_GetAttrString(module, "_set_running_loop");
-	if (get_loop && set_loop && !interpreter_loop_find(get_loop, set_loop))
-		return true;
+	loop_imported = get_loop && set_loop && !interpreter_loop_find(get_loop, set_loop);
+	if (loop_imported)
+		return;
+	/* It may be half-way through its own import. */
 	PyErr_Clear();
 	Py_CLEAR(get_loop);
 	Py_CLEAR(set_loop);
-	return false;
 }
 
 /* New reference; NULL: none, or it failed. */
@@ -88,8 +82,6 @@ static void look(struct thread *thread)
 
 void loop_leave(struct thread *thread)
 {
-	if (__builtin_expect(!set_loop, 1) && !asyncio_imported())
-		return;
 	if (interpreter_loop_changed(thread))
 		look(thread);
 }

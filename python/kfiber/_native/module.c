@@ -188,6 +188,7 @@ PyMODINIT_FUNC PyInit__native(void)
 	}
 	if (interpreter_init())
 		return NULL;
+	import_modules = PyImport_GetModuleDict();
 	module = PyModule_Create(&definition);
 	if (!module)
 		return NULL;

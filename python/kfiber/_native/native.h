@@ -5,7 +5,8 @@
  *	module.c	names, functions, import and interpreter exit, fork
  *	fiber.c		the type Fiber: attributes, life and collection
  *	transfer.c	leaving one fiber for another, and how one ends
- *	greenlet.c	keeps away from greenlets
+ *	import.c	notices when one of these is imported:
+ *	greenlet.c	keeping away from greenlets
  *	loop.c		asyncio's running loop
  *	thread.c	which threads are fibers; attach(), pin()
  *	local.c		the type Local
@@ -137,18 +138,49 @@ void transfer_start(void *unused);
 void transfer_end(Fiber *self, bool here);
 
 /* greenlet.c */
+extern bool greenlet_imported;
+void greenlet_import(PyObject *modules);
 /* Whether the caller is inside a greenlet, which may not be left so. True with an exception set. */
 bool greenlet_inside(void);
 
+/* import.c */
+/* sys.modules, and how many there were at the last look. */
+extern PyObject *import_modules;
+extern Py_ssize_t import_seen;
+void import_look(void);
+
+/* Notices, cheaply, what has been imported that fibers have to get along with. */
+static inline void import_check(void)
+{
+	if (__builtin_expect(PyDict_GET_SIZE(import_modules) != import_seen, 0))
+		import_look();
+}
+
 /* loop.c */
+extern bool loop_imported;
+void loop_import(PyObject *modules);
 /* The current fiber of the calling thread is about to be left. May run code. */
 void loop_leave(struct thread *thread);
 /* It goes on, and has a loop. */
 void loop_return(Fiber *fiber);
 
 /* thread.c */
-/* NULL: the calling thread is no fiber. */
-struct thread *thread_self(void);
+extern _Thread_local struct thread *kfiber_thread
+	__attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/*
+ * NULL: the calling thread is no fiber. Asked anew each time: a compiler may keep
+ * the address of a thread-local over a switch.
+ */
+static inline struct thread *thread_self(void)
+{
+	struct thread *thread;
+
+	__asm__ volatile("movq kfiber_thread@gottpoff(%%rip), %0\n\tmovq %%fs:(%0), %0"
+			 : "=r"(thread));
+	return thread;
+}
+
 /* Makes it one if it is not. NULL with an exception set. */
 struct thread *thread_convert(void);
 void thread_take(struct thread *thread);

@@ -8,18 +8,9 @@
 
 #define KEY "kfiber.thread"
 
-static _Thread_local struct thread *self __attribute__((tls_model("initial-exec"), used));
+_Thread_local struct thread *kfiber_thread;
 
 static struct thread *threads;
-
-/* One instruction, asked anew each time: a compiler may keep the address of a thread-local over a switch. */
-struct thread *thread_self(void)
-{
-	struct thread *thread;
-
-	__asm__ volatile("movq self@gottpoff(%%rip), %0\n\tmovq %%fs:(%0), %0" : "=r"(thread));
-	return thread;
-}
 
 void thread_take(struct thread *thread)
 {
@@ -71,7 +62,7 @@ static void thread_end(struct thread *thread)
 	}
 	if (here) {
 		fiber_revert();
-		self = NULL;
+		kfiber_thread = NULL;
 	}
 	fiber_retire(root);
 	Py_CLEAR(thread->loop);
@@ -139,13 +130,13 @@ struct thread *thread_convert(void)
 		return NULL;
 	}
 	interpreter_attach();
-	self = thread;
+	kfiber_thread = thread;
 	thread->kept = true;
 	if (!thread_begin(thread, id))
 		return thread;
 	if (thread_self()) {
 		fiber_revert();
-		self = NULL;
+		kfiber_thread = NULL;
 	}
 	return NULL;
 }

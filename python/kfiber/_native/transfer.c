@@ -18,7 +18,7 @@
 #define REFUSALS_MAX 100
 
 /* The calling fiber goes on; returns the one that was left, owned. */
-static Fiber *arrive(Fiber *fiber)
+static inline Fiber *arrive(Fiber *fiber)
 {
 	struct thread *thread = thread_self();
 	Fiber *left = thread->left;
@@ -41,7 +41,7 @@ static Fiber *arrive(Fiber *fiber)
 	return left;
 }
 
-static PyObject *receive(Fiber *fiber)
+static inline __attribute__((always_inline)) PyObject *receive(Fiber *fiber)
 {
 	Fiber *left = arrive(fiber);
 	PyObject *message = fiber->message;
@@ -59,7 +59,7 @@ static PyObject *receive(Fiber *fiber)
 }
 
 /* Returns when somebody comes back, or at once with an error number. */
-static int leave(struct thread *thread, Fiber *to)
+static inline __attribute__((always_inline)) int leave(struct thread *thread, Fiber *to)
 {
 	Fiber *from = thread->current;
 	enum state former = to->state;
@@ -130,7 +130,8 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 	/* All of this may run code, which may switch. */
 	interpreter_set_context(self->tstate, NULL);
 	fiber_retire(self);
-	loop_leave(thread_self());
+	if (loop_imported)
+		loop_leave(thread_self());
 
 	thread = thread_self();
 	to = self->exiting ? self->ender : heir(self, thread, NULL);
@@ -192,7 +193,7 @@ static bool may_enter(struct thread *thread, Fiber *to)
 		error_format(FiberPinnedError, EPERM, "%R waits for another one to end", to);
 		return false;
 	}
-	return !greenlet_inside();
+	return !greenlet_imported || !greenlet_inside();
 }
 
 /* throw() into a new fiber. */
@@ -216,15 +217,20 @@ static PyObject *finish_unrun(struct thread *thread, Fiber *self, PyObject *erro
 
 PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 {
-	struct thread *thread = thread_convert();
+	struct thread *thread = thread_self();
 	Fiber *from;
 	int err;
 
-	if (!thread)
-		goto refuse;
+	if (__builtin_expect(!thread, 0)) {
+		thread = thread_convert();
+		if (!thread)
+			goto refuse;
+	}
+	import_check();
 	if (__builtin_expect(thread->doomed != NULL, 0))
 		thread_drain(thread);
-	loop_leave(thread);
+	if (loop_imported)
+		loop_leave(thread);
 	if (!may_enter(thread, to))
 		goto stay;
 	if (to->state == STATE_NEW) {
@@ -282,7 +288,8 @@ static void end_here(struct thread *thread, Fiber *self)
 		PyErr_WriteUnraisable((PyObject *)self);
 		return;
 	}
-	loop_leave(thread);
+	if (loop_imported)
+		loop_leave(thread);
 	self->message = error;
 	self->failed = true;
 	self->exiting = true;
