@@ -51,7 +51,6 @@ extension = Extension(
         *("-fvisibility=hidden", "-fasynchronous-unwind-tables", "-fno-strict-aliasing", "-fno-plt"),
         # The interpreter's own headers do not pass these warnings.
         *("-isystem", f"{sysconfig.get_path('include')}/internal"),
-        *("-isystem", sysconfig.get_path("include")),
     ],
     # Why now and nodelete: lib/meson.build.
     extra_link_args=["-Wl,-z,now", "-Wl,-z,nodelete", f"-Wl,--version-script,{EXPORTS}"],

@@ -27,10 +27,10 @@
 #include "interpreter.h"
 
 #if PY_VERSION_HEX >= 0x030b0000
-#include <internal/pycore_frame.h>
+#include <pycore_frame.h>
 #endif
 #if PY_VERSION_HEX >= 0x030d0000
-#include <internal/pycore_runtime.h>
+#include <pycore_runtime.h>
 #endif
 
 #include <dlfcn.h>
