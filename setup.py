@@ -39,16 +39,9 @@ extension = Extension(
     include_dirs=[".", "lib", "lib/include"],
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=[
-        *(
-            "-std=gnu11",
-            "-O2",
-            "-g",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-Wno-missing-field-initializers",
-        ),
-        *("-fvisibility=hidden", "-fasynchronous-unwind-tables", "-fno-strict-aliasing", "-fno-plt"),
+        *("-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", "-fno-plt", "-fvisibility=hidden"),
+        *("-fasynchronous-unwind-tables", "-Wall", "-Wextra", "-Werror"),
+        "-Wno-missing-field-initializers",
         # The interpreter's own headers do not pass these warnings.
         *("-isystem", f"{sysconfig.get_path('include')}/internal"),
     ],

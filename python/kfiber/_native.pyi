@@ -229,5 +229,7 @@ def swap() -> str:
     """How thread states are swapped: "fast", or "public" and why, in parentheses.
 
     The fast way is taken on the releases of CPython that it is tested on. The environment variable
-    KFIBER_SWAP=public forces the other one, which drops the GIL at each switch from 3.12 on.
+    KFIBER_SWAP=public forces the other one. From 3.12 on that drops the GIL at each switch; on 3.12
+    a daemon thread that switches while the interpreter ends may abort the process, and from 3.13
+    on signals are handled only when the main thread's root runs.
     """

@@ -262,7 +262,8 @@ def test_exit_from_a_fiber(python):
 def test_exit_with_fibers_on_daemon_threads(python):
     done = python(
         """
-        import threading, kfiber
+        import sys, threading, kfiber
+        from kfiber._native import swap
         ready = threading.Semaphore(0)
         parked = []
         def target():
@@ -278,10 +279,13 @@ def test_exit_with_fibers_on_daemon_threads(python):
             parked.append(fiber)
             ready.release()
             threading.Event().wait()
-        for each in (target, lambda: kfiber.Fiber(target).switch(), spin,
-                     lambda: kfiber.Fiber(spin).switch(), park):
+        threads = [target, lambda: kfiber.Fiber(target).switch(), park]
+        # The public swap of 3.12 uses what the interpreter's end has removed.
+        if sys.version_info[:2] != (3, 12) or swap() == "fast":
+            threads += [spin, lambda: kfiber.Fiber(spin).switch()]
+        for each in threads:
             threading.Thread(target=each, daemon=True).start()
-        for _ in range(5):
+        for _ in threads:
             ready.acquire()
         print("exit")
         """

@@ -48,7 +48,7 @@
 
 /* The releases that the tests run on: version << 8 without the release level. */
 static const unsigned long tested[] = {
-	0x030a0d00, 0x030b0200, 0x030b0700, 0x030c0100, 0x030d0000,
+	0x030a0d00, 0x030b0200, 0x030b0700, 0x030c0100, 0x030d0000, 0x030d0500,
 };
 
 static PyInterpreterState *interpreter;
