@@ -93,7 +93,7 @@ class FiberStats(structseq[Any], tuple[int, str, str, int, int, int | None, int 
         """How often it was switched to while it was running."""
     @property
     def run_time_ns(self) -> int | None:
-        """Nanoseconds on a thread, waiting included; None with engine `kernel`."""
+        """Nanoseconds on a thread, waiting included; None where the kernel knows better."""
     @property
     def cpu_time_ns(self) -> int | None:
         """Nanoseconds on a processor; None with engine `local`."""

@@ -142,12 +142,44 @@ struct thread *thread_convert(void)
 }
 
 /*
+ * The child of a fork() has no fibers with some engines. This thread goes on in the
+ * one that forked, which is its own from now on.
+ */
+static void begin_again(struct thread *thread)
+{
+	Fiber *fiber, *next, *current = thread->current;
+	int err = fiber_convert(0, &current->id);
+
+	if (err) {
+		error_raise(err, "no fibers after fork()");
+		PyErr_WriteUnraisable(NULL);
+	}
+	for (fiber = fibers_living; fiber; fiber = next) {
+		next = fiber->next;
+		if (fiber == current)
+			continue;
+		/* What its frames refer to stays with its stack. Retired later: that runs code. */
+		fiber->state = STATE_FINISHED;
+		fiber->tstate = NULL;
+		fiber_unlink(fiber);
+	}
+	if (current->root)
+		return;
+	current->root = true;
+	thread_take(thread);
+	thread_drop(current->home);
+	current->home = thread;
+	Py_SETREF(thread->root, (Fiber *)Py_NewRef(current));
+}
+
+/*
  * In the child of a fork() there is one thread. What others ran is lost with
  * them, and so are their own fibers, whose stacks nobody goes on with.
  */
 void thread_forked(void)
 {
 	struct thread *here = thread_self(), *thread, *next;
+	fiber_id_t id;
 
 	for (thread = threads; thread; thread = next) {
 		next = thread->next;
@@ -158,6 +190,8 @@ void thread_forked(void)
 		thread_end(thread);
 		thread_drop(thread);
 	}
+	if (here && fiber_self(&id))
+		begin_again(here);
 }
 
 /* --- attach() ------------------------------------------------------------ */

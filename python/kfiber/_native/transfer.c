@@ -133,6 +133,14 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 	if (loop_imported)
 		loop_leave(thread_self());
 
+	/* The one that forked: there is nothing to go back to. */
+	if (self->root) {
+		if (failed) {
+			interpreter_error_give(message);
+			PyErr_Print();
+		}
+		Py_Exit(failed);
+	}
 	thread = thread_self();
 	to = self->exiting ? self->ender : heir(self, thread, NULL);
 	self->refusals = 0;
