@@ -59,8 +59,9 @@ ifneq ($(filter switch,$(or $(BENCH),switch)),)
 endif
 	$(BIN)/python bench/run.py $(BENCH)
 
-check: setup style
+check: build style
 	$(BIN)/mypy
+	$(BIN)/stubtest kfiber._native
 	$(BIN)/python tools/check_kmod.py
 
 style: setup

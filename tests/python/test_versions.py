@@ -99,7 +99,8 @@ def run(python, *, timeout, **settings):
     """The suite there. A failure is the inner one's report."""
     command = [
         *(python, "-X", "faulthandler", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        *("--rootdir", ROOT, "-c", ROOT / "pyproject.toml", "--timeout", str(timeout), HERE),
+        *("--rootdir", ROOT, "-c", ROOT / "pyproject.toml", "--timeout", str(timeout)),
+        *("-m", "not guest", HERE),
     ]
     # In the guest the outer session alone reports.
     inherited = {name: os.environ[name] for name in os.environ if name != "KFIBER_GUEST_TESTS"}

@@ -41,6 +41,10 @@
 
 #include <frameobject.h>
 
+#if PY_VERSION_HEX < 0x030a0000 || PY_VERSION_HEX >= 0x030e0000
+#error "kfiber knows CPython 3.10 to 3.13"
+#endif
+
 #define V310 (PY_VERSION_HEX < 0x030b0000)
 #define V311 (PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000)
 #define V312 (PY_VERSION_HEX >= 0x030c0000 && PY_VERSION_HEX < 0x030d0000)
