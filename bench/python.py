@@ -21,6 +21,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 PASSES = 7
@@ -62,8 +64,7 @@ def side(name: str) -> Side:
         import kfiber
 
         return Side(kfiber.Fiber, kfiber.current)
-    import greenlet
-
+    greenlet = import_module("greenlet")
     return Side(greenlet.greenlet, greenlet.getcurrent)
 
 
@@ -78,7 +79,7 @@ def per_call(function: Callable[[int], object], count: int) -> float:
     return min(once() for _ in range(3))
 
 
-def deep(function: Callable[[], object], levels: int) -> object:
+def deep(function: Callable[[], object], levels: int) -> Any:
     """Calls `function` with that many calls of C code (of sorted()) on the stack."""
     if not levels:
         return function()
@@ -120,7 +121,7 @@ def ring(chosen: Side, size: int, levels: int, rounds: int) -> float:
             back()
 
     for place in range(size):
-        members.append(chosen.new(lambda place=place: deep(lambda: member(place), levels)))
+        members.append(chosen.new(partial(deep, partial(member, place), levels)))
         members[place].switch()
     return per_call(lambda _: members[0].switch(), 1) / (rounds * size)
 
@@ -188,10 +189,11 @@ def suspended(chosen: Side, count: int) -> list[Any]:
 
 
 def memory(chosen: Side, count: int) -> float:
+    main = chosen.current()
+
     def wait() -> None:
         main.switch()
 
-    main = chosen.current()
     made: list[Any] = [None] * count
     before = resident()
     for i in range(count):
@@ -263,14 +265,12 @@ def rows(cases: list[Case], passes: int) -> Iterator[dict[str, object]]:
 
 
 def environment() -> dict[str, str]:
-    import greenlet
-
     from kfiber import _native
 
     return {
         "python": platform.python_version(),
         "swap": _native.swap(),
-        "greenlet": greenlet.__version__,
+        "greenlet": import_module("greenlet").__version__,
         "kernel": platform.release(),
     }
 
