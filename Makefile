@@ -21,6 +21,7 @@ build: setup
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
 	test -f build/build.ninja || meson setup build >/dev/null; \
 	ninja -C build --quiet
+	@$(BIN)/python setup.py -q build_ext --inplace --build-temp build/python
 
 demo: build
 	@$(BIN)/python tools/demo.py
@@ -58,8 +59,9 @@ ifneq ($(filter switch,$(or $(BENCH),switch)),)
 endif
 	$(BIN)/python bench/run.py $(BENCH)
 
-check: setup style
+check: build style
 	$(BIN)/mypy
+	$(BIN)/stubtest kfiber._native
 	$(BIN)/python tools/check_kmod.py
 
 style: setup

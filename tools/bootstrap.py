@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import NamedTuple, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 STAMP = VENV / "kfiber-setup"
+# As Debian's packages are called.
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Need(NamedTuple):
@@ -36,10 +39,6 @@ def command(name: str) -> Callable[[], bool]:
     # Debian keeps modprobe and the like where only root's PATH looks.
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     return lambda: shutil.which(name, path=path) is not None
-
-
-def python_package() -> str:
-    return f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
 
 
 NEEDS = (
@@ -62,7 +61,9 @@ NEEDS = (
     Need("ca-certificates", lambda: Path("/etc/ssl/certs/ca-certificates.crt").exists()),
     Need("busybox-static", lambda: Path("/bin/busybox").exists()),
     Need("qemu-system-x86", command("qemu-system-x86_64")),
-    Need(python_package(), lambda: find_spec("ensurepip") is not None),
+    # The extension is built with the interpreter's headers.
+    Need(f"{PYTHON}-dev", lambda: Path(sysconfig.get_path("include"), "Python.h").exists()),
+    Need(f"{PYTHON}-venv", lambda: find_spec("ensurepip") is not None),
 )
 
 
@@ -114,7 +115,7 @@ def install_packages(needs: Sequence[Need]) -> None:
 def fingerprint() -> str:
     """Changes with everything that decides what is in `.venv`. Its first line is where that is."""
     state = hashlib.sha256()
-    for path in (Path(__file__), ROOT / "pyproject.toml", VENV / "pyvenv.cfg"):
+    for path in (Path(__file__), ROOT / "pyproject.toml", ROOT / "setup.py", VENV / "pyvenv.cfg"):
         if path.exists():
             state.update(path.read_bytes())
     return f"{VENV}\n{state.hexdigest()}\n"

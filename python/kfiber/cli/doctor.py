@@ -123,6 +123,16 @@ def _memory() -> Finding:
     return Finding(NOTE, "memory", enough, says, mend)
 
 
+def _fibers() -> Finding:
+    """Whether this Python can run fibers itself."""
+    try:
+        from kfiber._native import swap
+    except ImportError as error:
+        mend = "install kfiber with a C compiler and this Python's headers there"
+        return Finding(NOTE, "fibers", False, f"not in this Python: {error}", mend)
+    return Finding(NOTE, "fibers", True, f"thread states are swapped the {swap()} way")
+
+
 def findings() -> Iterator[Finding]:
     """Looks, and changes nothing."""
     yield _tool(VM, "qemu-system-x86_64", "qemu-system-x86")
@@ -139,6 +149,7 @@ def findings() -> Iterator[Finding]:
     yield _memory()
     yield Finding(NOTE, "kernel", True, f"{platform.release()} on {platform.machine()}")
     yield Finding(NOTE, "python", True, platform.python_version())
+    yield _fibers()
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

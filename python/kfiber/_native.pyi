@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""Fibers: stackful coroutines that threads switch by hand.
+
+    import kfiber
+
+    main = kfiber.current()
+
+    def count():
+        for number in range(3):
+            main.switch(number)
+
+    fiber = kfiber.Fiber(count)
+    print(fiber.switch(), fiber.switch())  # 0 1
+
+A thread becomes a fiber, its root, by its first use of this module; it stays one until it ends.
+Any thread may switch to any suspended fiber. At a switch the value that was sent, or an exception,
+travels like a call's argument and result. Everything may be called from all threads; of rivals for
+one fiber exactly one wins.
+
+What belongs to the thread stays with it: `threading.local()`, `threading.get_ident()`, tracing,
+asyncio's running loop. Locks that a thread owns (`threading.RLock`, the import lock) exclude
+threads, not the fibers of one thread, and must be released on the thread that took them: see
+`pin()`.
+"""
+
+from collections.abc import Callable
+from contextvars import Context
+from types import FrameType, TracebackType
+from typing import Any, Final, Literal, TypeAlias, final
+
+from _typeshed import structseq
+from typing_extensions import Self, TypeVarTuple, Unpack, disjoint_base
+
+_State: TypeAlias = Literal["new", "running", "suspended", "finished"]
+_Ts = TypeVarTuple("_Ts")
+
+class FiberError(RuntimeError):
+    """A fiber cannot do what was asked.
+
+    `errno` is an error number: EBUSY, EOWNERDEAD, EPERM and EAGAIN for the classes below, ECANCELED
+    for leaving a fiber that is being ended, EINVAL within a greenlet, ENODEV and EPROTO where the
+    engine is not there.
+    """
+
+    errno: int
+
+class FiberRunningError(FiberError):
+    """The fiber is running, here or on another thread."""
+
+class FiberFinishedError(FiberError):
+    """The fiber has finished, or its thread has ended."""
+
+class FiberPinnedError(FiberError):
+    """The fiber belongs to another thread: it is that one's root or pinned there, or it waits for
+    a fiber to end."""
+
+class FiberLimitError(FiberError):
+    """Too many fibers, or too many mappings for their stacks; the message names the limit."""
+
+class FiberExit(BaseException):
+    """Raised in a suspended fiber that nobody reaches any more, so that it unwinds.
+
+    It is raised on the thread that ran the fiber last: at once if that is the one that noticed or
+    is gone, else when that thread next uses fibers or ends. Until it has ended the fiber cannot
+    switch: that is FiberError. One that does not give up is abandoned, with all that it refers to.
+    """
+
+@final
+class FiberStats(structseq[Any], tuple[int, str, str, int, int, int | None, int | None, int]):
+    """What has been counted of a fiber."""
+
+    __match_args__: Final = (
+        "id",
+        "name",
+        "state",
+        "activations",
+        "failed_activations",
+        "run_time_ns",
+        "cpu_time_ns",
+        "longest_run_ns",
+    )
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> _State: ...
+    @property
+    def activations(self) -> int:
+        """How often it was switched to."""
+    @property
+    def failed_activations(self) -> int:
+        """How often it was switched to while it was running."""
+    @property
+    def run_time_ns(self) -> int | None:
+        """Nanoseconds on a thread, waiting included; None where the kernel knows better."""
+    @property
+    def cpu_time_ns(self) -> int | None:
+        """Nanoseconds on a processor; None with engine `local`."""
+    @property
+    def longest_run_ns(self) -> int:
+        """The longest single run, in nanoseconds, of whichever time is known."""
+
+@disjoint_base
+class Fiber:
+    """A function that runs on a stack of its own."""
+
+    def __new__(
+        cls,
+        target: Callable[[Unpack[_Ts]], Any],
+        /,
+        *args: Unpack[_Ts],
+        name: str | None = None,
+        stack_size: int | None = None,
+        context: Context | None = None,
+        parent: Fiber | None = None,
+    ) -> Self:
+        """A new fiber that will call target(*args); `functools.partial` gives it keywords.
+
+        `name` is shown by all tools, its first 63 bytes at least; default: the target's qualified
+        name. `stack_size` is in bytes, at least 64 KiB, 1 MiB by default; memory is taken as it is
+        used, recursion is limited by it. `context` is what context variables are looked up in,
+        default: a copy of the creator's. `parent` gets the target's value: default: the creator.
+
+        TypeError, ValueError: wrong arguments. FiberLimitError: too many. MemoryError.
+        FiberError: the engine is not there.
+        """
+
+    def switch(self, value: Any = None, /) -> Any:
+        """Leaves the calling fiber and goes on with this one.
+
+        There `value` is what its own pending switch() returns; a new fiber takes none (TypeError).
+        Returns what is sent here by the next switch() to the calling fiber, the value of a child
+        that finishes, or raises what is thrown here or a child's exception.
+
+        A target's value or exception goes to the first of its fiber's ancestors that is suspended
+        and may run on that thread, else to the thread's root.
+
+        FiberRunningError, FiberFinishedError, FiberPinnedError; FiberError within a greenlet other
+        than its thread's main one, and in a fiber that is being ended.
+        """
+
+    def throw(self, error: BaseException | type[BaseException], /) -> Any:
+        """As switch(), but raises `error` there. A new fiber finishes by it without running."""
+
+    @property
+    def id(self) -> int:
+        """Unique in the process, never used again; what the tools show."""
+    @property
+    def name(self) -> str: ...
+    @name.setter
+    def name(self, name: str, /) -> None: ...
+    @property
+    def parent(self) -> Fiber | None:
+        """Who gets its value; None for a root. ValueError: it would be its own ancestor."""
+    @parent.setter
+    def parent(self, parent: Fiber, /) -> None: ...
+    @property
+    def state(self) -> _State:
+        """Of a fiber that other threads may run it is old news."""
+    @property
+    def stats(self) -> FiberStats:
+        """FiberFinishedError: it has finished."""
+    @property
+    def frame(self) -> FrameType | None:
+        """Its innermost frame, as of a generator; None if it is new or has finished."""
+    @property
+    def stack_size(self) -> int:
+        """In bytes; 0 for a root."""
+
+@final
+class Local:
+    """Attributes that are each fiber's own, as those of `threading.local` are each thread's."""
+
+    def __getattribute__(self, name: str, /) -> Any: ...
+    def __setattr__(self, name: str, value: Any, /) -> None: ...
+    def __delattr__(self, name: str, /) -> None: ...
+
+@final
+class attach:
+    """`with kfiber.attach() as root:` The thread is a fiber within the block; nests.
+
+    A thread that was none before is none afterwards, and its root has finished.
+    """
+
+    def __enter__(self) -> Fiber: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+@final
+class pin:
+    """`with kfiber.pin() as fiber:` The calling fiber stays on this thread within the block; nests.
+
+    Others' switches to it raise FiberPinnedError.
+    """
+
+    def __enter__(self) -> Fiber: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+def current() -> Fiber:
+    """The calling fiber."""
+
+def root() -> Fiber:
+    """The fiber that the calling thread itself is."""
+
+def fibers() -> list[Fiber]:
+    """All fibers of the process that have not finished, the newest first."""
+
+def engine() -> str:
+    """The engine in use: "kernel", "mapped" or "local". FiberError: none works."""
+
+def set_engine(name: str, /) -> None:
+    """Chooses the engine, before all else; "auto" takes the best that works. Default: the
+    environment variable KFIBER_ENGINE, else "auto". ValueError: no such engine. FiberError: one is
+    in use."""
+
+def swap() -> str:
+    """How thread states are swapped: "fast", or "public" and why, in parentheses.
+
+    The fast way is taken on the releases of CPython that it is tested on. The environment variable
+    KFIBER_SWAP=public forces the other one. From 3.12 on that drops the GIL at each switch; on 3.12
+    a daemon thread that switches while the interpreter ends may abort the process, and from 3.13
+    on signals are handled only when the main thread's root runs.
+    """

@@ -1,0 +1,941 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The interpreter, as far as it differs from one version to the next: thread
+ * states, and the frames that hang on them.
+ *
+ * A thread state has fields that belong to the thread (its dictionary, its
+ * number, tracing, pending exceptions) and fields that belong to what it runs
+ * (frames, context, handled exception, counters). The first move from the state
+ * that is left to the one that is entered; the others stay.
+ *
+ * Which state is current is written down in several places. The fast swap writes
+ * to all of them, and only on releases that the tests run on, after each place
+ * was found by looking for what must be there. Everything else takes
+ * PyThreadState_Swap(), which is right as well, but drops the GIL from 3.12 on.
+ *
+ *	place				versions	found by
+ *	the runtime's current state	3.10, 3.11	(public swap, which keeps the GIL)
+ *	thread-local current state	3.12 on		looking through the library's thread-locals
+ *	thread-specific state (GILState)	all	looking through the thread's values
+ *	head of the list of states	all		looking through the interpreter
+ *	lock of that list		all		it lies before the interpreters' list
+ *	state._status			3.12 on		(declared)
+ *	last holder of the GIL		3.13		the debug offsets
+ *	the main thread's state		3.13		it lies behind the main thread's number
+ */
+#define Py_BUILD_CORE 1
+#include "interpreter.h"
+
+#if PY_VERSION_HEX >= 0x030b0000
+#include <pycore_frame.h>
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+#include <pycore_runtime.h>
+#endif
+
+#include <dlfcn.h>
+#include <link.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sys/single_threaded.h>
+
+#include <frameobject.h>
+
+#if PY_VERSION_HEX < 0x030a0000 || PY_VERSION_HEX >= 0x030e0000
+#error "kfiber knows CPython 3.10 to 3.13"
+#endif
+
+#define V310 (PY_VERSION_HEX < 0x030b0000)
+#define V311 (PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000)
+#define V312 (PY_VERSION_HEX >= 0x030c0000 && PY_VERSION_HEX < 0x030d0000)
+#define V313 (PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000)
+
+/* The releases that the tests run on: version << 8 without the release level. */
+static const unsigned long tested[] = {
+	0x030a0d00, 0x030b0200, 0x030b0700, 0x030c0100, 0x030d0000, 0x030d0500,
+};
+
+static PyInterpreterState *interpreter;
+static const char *swap_name = "public";
+/* All of the places below are known. */
+static bool fast;
+
+/* GILState's; a fork() makes it anew up to 3.12. */
+static pthread_key_t current_key;
+/* NULL: not known. */
+static PyThreadState **list_head;
+#if V313
+static PyMutex *list_lock;
+static PyThreadState **last_holder, **main_state;
+#else
+static PyThread_type_lock *list_lock;
+#endif
+#if !V310 && !V311
+/* Of the current state, counted from the thread pointer. */
+static ptrdiff_t current_offset;
+#endif
+
+/* Parked states for the next fibers, linked by `next`. */
+#define STATES_MAX 256
+static PyThreadState *pool;
+static unsigned int pooled;
+
+/* --- the interpreter's list of thread states ----------------------------- */
+
+/*
+ * New states are put in front of the list by threads without the GIL, under the
+ * list's lock; all else happens with the GIL held. So whoever has a state before
+ * his own needs no lock, nor does a process with a single thread.
+ */
+static void list_acquire(void)
+{
+#if V313
+	PyMutex_Lock(list_lock);
+#else
+	PyThread_acquire_lock(*list_lock, WAIT_LOCK);
+#endif
+}
+
+static void list_release(void)
+{
+#if V313
+	PyMutex_Unlock(list_lock);
+#else
+	PyThread_release_lock(*list_lock);
+#endif
+}
+
+/* Puts `to` where `from` is; NULL: takes that out. Its predecessor is `before`. */
+static inline void list_put(PyThreadState *from, PyThreadState *to, PyThreadState **before)
+{
+	PyThreadState *next = from->next;
+
+	if (to) {
+		to->prev = from->prev;
+		to->next = next;
+		if (next)
+			next->prev = to;
+		*before = to;
+	} else {
+		if (next)
+			next->prev = from->prev;
+		*before = next;
+	}
+}
+
+static __attribute__((noinline)) void list_put_first(PyThreadState *from, PyThreadState *to)
+{
+	if (list_head) {
+		list_acquire();
+		list_put(from, to, from->prev ? &from->prev->next : list_head);
+		list_release();
+	} else {
+		/* Where the head is not known: it is another one's for a moment. */
+		PyThreadState *guard = PyThreadState_New(interpreter);
+
+		if (!guard)
+			Py_FatalError("kfiber: no memory for a thread state");
+		list_put(from, to, &from->prev->next);
+		PyThreadState_Clear(guard);
+		PyThreadState_Delete(guard);
+	}
+}
+
+static inline void list_replace(PyThreadState *from, PyThreadState *to)
+{
+	if (from->prev)
+		list_put(from, to, &from->prev->next);
+	else if (list_head && __libc_single_threaded)
+		list_put(from, to, list_head);
+	else
+		list_put_first(from, to);
+	from->prev = from->next = NULL;
+}
+
+/* Behind the calling thread's, where nobody else changes the list. */
+static void list_insert(PyThreadState *state)
+{
+	PyThreadState *before = PyThreadState_Get();
+
+	state->prev = before;
+	state->next = before->next;
+	if (state->next)
+		state->next->prev = state;
+	before->next = state;
+}
+
+/* --- states for fibers --------------------------------------------------- */
+
+/*
+ * A level of C recursion takes less than 1 KiB. What the interpreter does not
+ * count (the parser, C libraries, a signal's frame) has the rest.
+ */
+static int recursion_limit(size_t stack_size)
+{
+	size_t levels = (stack_size - (32 << 10)) >> 10;
+
+	return levels > INT_MAX / 2 ? INT_MAX / 2 : (int)levels;
+}
+
+static int lesser(int a, int b)
+{
+	return a < b ? a : b;
+}
+
+#if V313
+#define C_RECURSION_LIMIT Py_C_RECURSION_LIMIT
+#endif
+
+/* Counters anew, as for a thread whose stack has that size. */
+static void state_limit(PyThreadState *state, size_t stack_size)
+{
+	int limit = Py_GetRecursionLimit(), stack = recursion_limit(stack_size);
+
+#if V310
+	/* It counts upwards to the limit of all threads. */
+	state->recursion_depth = limit - lesser(limit, stack);
+#elif V311
+	state->recursion_limit = limit;
+	state->recursion_remaining = lesser(limit, stack);
+#else
+	state->py_recursion_limit = limit;
+	state->py_recursion_remaining = limit;
+	state->c_recursion_remaining = lesser(C_RECURSION_LIMIT, stack);
+#endif
+}
+
+PyThreadState *interpreter_state_new(size_t stack_size)
+{
+	PyThreadState *state = pool;
+
+	if (state) {
+		pool = state->next;
+		state->next = NULL;
+		pooled--;
+	} else {
+		state = PyThreadState_New(interpreter);
+		if (!state) {
+			PyErr_NoMemory();
+			return NULL;
+		}
+		list_replace(state, NULL);
+	}
+	state_limit(state, stack_size);
+	return state;
+}
+
+void interpreter_state_free(PyThreadState *state)
+{
+	Py_CLEAR(state->context);
+	if (pooled < STATES_MAX) {
+		state->next = pool;
+		pool = state;
+		pooled++;
+		return;
+	}
+	list_insert(state);
+	PyThreadState_Clear(state);
+	PyThreadState_Delete(state);
+}
+
+void interpreter_set_context(PyThreadState *state, PyObject *context)
+{
+	Py_XSETREF(state->context, context);
+	/* Variables cache their value by the state and this number. */
+	state->context_ver++;
+}
+
+/* --- the swap ------------------------------------------------------------ */
+
+#if V310 || V311 || V312
+/* Numbers of states that the interpreter never reaches. */
+static uint64_t last_id = (uint64_t)1 << 62;
+#endif
+
+#define MOVE(field) do {		\
+	to->field = from->field;	\
+	from->field = 0;		\
+} while (0)
+
+/*
+ * What belongs to the thread, and is the same for all versions. A parked state
+ * has none of it, and most threads have little.
+ */
+static inline void move_thread(PyThreadState *from, PyThreadState *to, bool moved)
+{
+	MOVE(dict);
+	if (__builtin_expect(from->async_exc != NULL, 0))
+		MOVE(async_exc);
+	if (__builtin_expect(from->async_gen_firstiter || from->async_gen_finalizer, 0)) {
+		MOVE(async_gen_firstiter);
+		MOVE(async_gen_finalizer);
+	}
+	if (__builtin_expect(from->coroutine_origin_tracking_depth, 0))
+		MOVE(coroutine_origin_tracking_depth);
+	if (__builtin_expect(from->c_tracefunc || from->c_profilefunc, 0)) {
+		MOVE(c_tracefunc);
+		MOVE(c_traceobj);
+		MOVE(c_profilefunc);
+		MOVE(c_profileobj);
+	}
+#if V313
+	if (__builtin_expect(from->threading_local_key != NULL, 0)) {
+		MOVE(threading_local_key);
+		MOVE(threading_local_sentinel);
+	}
+#endif
+	if (__builtin_expect(moved, 0)) {
+		to->thread_id = from->thread_id;
+#if !V310
+		to->native_thread_id = from->native_thread_id;
+#endif
+#if V310 || V311 || V312
+		/* asyncio caches a thread's loop by this number. */
+		to->id = ++last_id;
+#endif
+	}
+}
+
+#if V313
+/* Of asyncio's running loop in a thread state, behind what is declared; 0: not known. */
+static size_t loop_offset;
+
+static PyObject **loop_place(PyThreadState *state)
+{
+	return (PyObject **)((char *)state + loop_offset);
+}
+#endif
+
+#if V310 || V311
+/* Whether the evaluation loop that goes on here traces: not within a tracer. */
+static inline void set_tracing(PyThreadState *to)
+{
+	to->cframe->use_tracing =
+		(to->c_tracefunc || to->c_profilefunc) && !to->tracing ? 255 : 0;
+}
+#endif
+
+#if V311 || V312 || V313
+/* sys.setrecursionlimit() reaches states in the list only. */
+static inline void move_limit(PyThreadState *from, PyThreadState *to)
+{
+#if V311
+	int change = from->recursion_limit - to->recursion_limit;
+
+	if (__builtin_expect(change, 0)) {
+		to->recursion_limit = from->recursion_limit;
+		/* The stack has not become larger. */
+		to->recursion_remaining += lesser(change, 0);
+	}
+#else
+	int change = from->py_recursion_limit - to->py_recursion_limit;
+
+	if (__builtin_expect(change, 0)) {
+		to->py_recursion_limit = from->py_recursion_limit;
+		to->py_recursion_remaining += change;
+	}
+#endif
+}
+#endif
+
+#if V313
+#define EVENTS ((uintptr_t)0xff)
+
+/* `to` misses what was said to all states since, and takes over what was said to this thread. */
+static void move_events(PyThreadState *from, PyThreadState *to)
+{
+	uintptr_t old = __atomic_load_n(&from->eval_breaker, __ATOMIC_RELAXED);
+	uintptr_t new = __atomic_load_n(&to->eval_breaker, __ATOMIC_RELAXED);
+
+	if (__builtin_expect((old ^ new) & ~EVENTS, 0))
+		while (!__atomic_compare_exchange_n(&to->eval_breaker, &new,
+						    (old & ~EVENTS) | (new & EVENTS), false,
+						    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+			;
+	if (__builtin_expect(old & EVENTS, 0)) {
+		old = __atomic_fetch_and(&from->eval_breaker, ~EVENTS, __ATOMIC_SEQ_CST);
+		__atomic_fetch_or(&to->eval_breaker, old & EVENTS, __ATOMIC_SEQ_CST);
+	}
+}
+#endif
+
+#if !V310 && !V311
+static inline PyThreadState **current_place(void)
+{
+	uintptr_t thread;
+
+	__asm__ volatile("movq %%fs:0, %0" : "=r"(thread));
+	return (PyThreadState **)(thread + (uintptr_t)current_offset);
+}
+#endif
+
+#if !V310 && !V311
+/* The flags that the current state has, in one word. */
+static unsigned int status_current;
+
+static inline unsigned int *status_place(PyThreadState *state)
+{
+	_Static_assert(sizeof(state->_status) == sizeof(unsigned int), "");
+	return (unsigned int *)(void *)&state->_status;
+}
+
+static void status_init(void)
+{
+	PyThreadState state = { 0 };
+
+	state._status.active = 1;
+	state._status.bound_gilstate = 1;
+#if V313
+	state._status.holds_gil = 1;
+#endif
+	memcpy(&status_current, &state._status, sizeof(status_current));
+}
+#endif
+
+/* `to` is what all who ask see as the running one. */
+static inline void make_current(PyThreadState *from, PyThreadState *to)
+{
+#if V310 || V311
+	(void)from;
+	pthread_setspecific(current_key, to);
+	PyThreadState_Swap(to);
+#else
+	*status_place(to) |= status_current;
+	*status_place(from) &= ~status_current;
+#if V313
+	to->state = from->state;
+	from->state = 0;	/* detached */
+	*last_holder = to;
+	if (*main_state == from)
+		*main_state = to;
+#endif
+	pthread_setspecific(current_key, to);
+	*current_place() = to;
+#endif
+}
+
+void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
+{
+	/* First: waiting for its lock may drop the GIL. */
+	list_replace(from, to);
+	move_thread(from, to, moved);
+#if V310 || V311
+	set_tracing(to);
+#endif
+#if !V310
+	move_limit(from, to);
+#endif
+#if V313
+	if (loop_offset) {
+		*loop_place(to) = *loop_place(from);
+		*loop_place(from) = NULL;
+	}
+#endif
+	if (V310 || V311 || fast)
+		make_current(from, to);
+#if V313
+	move_events(from, to);
+#endif
+	if (!V310 && !V311 && !fast)
+		PyThreadState_Swap(to);
+}
+
+/* --- finding the places -------------------------------------------------- */
+
+#if V313
+#define RUNTIME ((uintptr_t)&_PyRuntime)
+#else
+/* Declared in a header that does not compile outside. */
+extern char _PyRuntime[];
+#define RUNTIME ((uintptr_t)_PyRuntime)
+#endif
+
+struct library {
+	/* The runtime's bounds. */
+	uintptr_t *runtime, *runtime_end;
+	/* This thread's copy of its thread-locals. */
+	char *locals;
+	size_t locals_size;
+};
+
+/* Of dl_iterate_phdr(): the library that has the runtime. */
+static int library_look(struct dl_phdr_info *info, size_t size, void *argument)
+{
+	struct library *library = argument;
+	bool here = false;
+	int i;
+
+	(void)size;
+	for (i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *header = &info->dlpi_phdr[i];
+
+		if (header->p_type == PT_LOAD &&
+		    RUNTIME - (info->dlpi_addr + header->p_vaddr) < header->p_memsz)
+			here = true;
+		if (header->p_type == PT_TLS)
+			library->locals_size = header->p_memsz;
+	}
+	if (here)
+		library->locals = info->dlpi_tls_data;
+	else
+		library->locals_size = 0;
+	return here;
+}
+
+static bool library_find(struct library *library)
+{
+	const ElfW(Sym) *symbol = NULL;
+	Dl_info info;
+
+	memset(library, 0, sizeof(*library));
+	dl_iterate_phdr(library_look, library);
+	if (!dladdr1((void *)RUNTIME, &info, (void **)&symbol, RTLD_DL_SYMENT) || !symbol)
+		return false;
+	library->runtime = (uintptr_t *)RUNTIME;
+	library->runtime_end = library->runtime + symbol->st_size / sizeof(uintptr_t);
+	return true;
+}
+
+/* The thread-specific value that is the current state. */
+static bool find_key(void)
+{
+	void *state = PyThreadState_Get();
+	unsigned int found = 0;
+	pthread_key_t key;
+
+	for (key = 0; key < PTHREAD_KEYS_MAX; key++) {
+		if (pthread_getspecific(key) == state) {
+			current_key = key;
+			found++;
+		}
+	}
+	return found == 1;
+}
+
+/* The only word near the interpreter's beginning that is always its newest state. */
+static bool find_head(void)
+{
+	PyThreadState **words = (PyThreadState **)interpreter, *newest;
+	const size_t count = 2048;
+	unsigned int found = 0;
+	size_t i;
+
+	newest = PyThreadState_New(interpreter);
+	if (!newest)
+		return false;
+	for (i = 0; i < count; i++) {
+		if (words[i] != newest)
+			continue;
+		list_head = &words[i];
+		found++;
+	}
+	PyThreadState_Clear(newest);
+	PyThreadState_Delete(newest);
+	if (found == 1 && *list_head == PyInterpreterState_ThreadHead(interpreter))
+		return true;
+	list_head = NULL;
+	return false;
+}
+
+/* The runtime has one after the other: that lock, all interpreters, the main one. */
+static bool find_lock(const struct library *library)
+{
+	unsigned int found = 0;
+	uintptr_t *word;
+
+	for (word = library->runtime + 1; word + 1 < library->runtime_end; word++) {
+		if (word[0] != (uintptr_t)PyInterpreterState_Head() ||
+		    word[1] != (uintptr_t)PyInterpreterState_Main())
+			continue;
+		list_lock = (void *)(word - 1);
+		found++;
+	}
+#if V313
+	return found == 1;
+#else
+	return found == 1 && *list_lock;
+#endif
+}
+
+#if V313
+static bool find_holder(void)
+{
+	const _Py_DebugOffsets *offsets = &_PyRuntime.debug_offsets;
+	char *here;
+
+	if (memcmp(offsets->cookie, "xdebugpy", 8) ||
+	    offsets->version >> 16 != PY_VERSION_HEX >> 16 ||
+	    offsets->thread_state.prev != offsetof(PyThreadState, prev) ||
+	    offsets->thread_state.current_frame != offsetof(PyThreadState, current_frame) ||
+	    offsets->thread_state.status != offsetof(PyThreadState, _status) ||
+	    offsets->interpreter_frame.previous != offsetof(_PyInterpreterFrame, previous) ||
+	    offsets->interpreter_frame.executable != offsetof(_PyInterpreterFrame, f_executable) ||
+	    offsets->interpreter_frame.localsplus != offsetof(_PyInterpreterFrame, localsplus) ||
+	    offsets->interpreter_frame.owner != offsetof(_PyInterpreterFrame, owner))
+		return false;
+	here = (char *)interpreter;
+	last_holder = (PyThreadState **)(here + offsets->interpreter_state.gil_runtime_state_holder);
+	return *(char **)(here + offsets->interpreter_state.ceval_gil) ==
+		       here + offsets->interpreter_state.gil_runtime_state &&
+	       *last_holder == PyThreadState_Get();
+}
+
+/* The runtime has the main thread's number, then its state. */
+static bool find_main(const struct library *library)
+{
+	unsigned int found = 0;
+	PyThreadState *state;
+	uintptr_t *word;
+
+	for (word = library->runtime; word + 1 < library->runtime_end; word++) {
+		for (state = PyInterpreterState_ThreadHead(interpreter); state;
+		     state = PyThreadState_Next(state)) {
+			if (word[0] != state->thread_id || word[1] != (uintptr_t)state)
+				continue;
+			main_state = (PyThreadState **)&word[1];
+			found++;
+		}
+	}
+	return found == 1;
+}
+#endif
+
+#if !V310 && !V311
+/* The only thread-local that is the current state, and nothing while there is none. */
+static bool find_current(const struct library *library)
+{
+	PyThreadState *state = PyThreadState_Get(), **place = NULL, *without;
+	PyThreadState **word = (PyThreadState **)library->locals;
+	size_t count = library->locals_size / sizeof(*word);
+	unsigned int found = 0;
+	uintptr_t thread;
+	size_t i;
+
+	if (!word)
+		return false;
+	for (i = 0; i < count; i++) {
+		if (word[i] != state)
+			continue;
+		place = &word[i];
+		found++;
+	}
+	if (found != 1)
+		return false;
+	PyEval_SaveThread();
+	without = *place;
+	PyEval_RestoreThread(state);
+	__asm__("movq %%fs:0, %0" : "=r"(thread));
+	current_offset = (char *)place - (char *)thread;
+	return !without && *place == state;
+}
+#endif
+
+static bool find_all(void)
+{
+	struct library library;
+
+	if (!library_find(&library) || !find_head())
+		return false;
+	if (!find_lock(&library)) {
+		list_head = NULL;
+		return false;
+	}
+#if V313
+	if (!find_holder() || !find_main(&library))
+		return false;
+#endif
+#if !V310 && !V311
+	status_init();
+	return find_current(&library);
+#else
+	return true;
+#endif
+}
+
+static bool is_current(PyThreadState *state, PyThreadState *other)
+{
+	PyThreadState *each;
+	bool listed = false;
+
+	for (each = PyInterpreterState_ThreadHead(interpreter); each;
+	     each = PyThreadState_Next(each)) {
+		if (each == other)
+			return false;
+		listed |= each == state;
+	}
+	return listed && PyThreadState_Get() == state && _PyThreadState_UncheckedGet() == state &&
+	       PyGILState_GetThisThreadState() == state && PyGILState_Check();
+}
+
+/* Swaps to a new state and back. -1 with an exception set: no memory. 0: it did not work. */
+static int try_swap(void)
+{
+	PyThreadState *here = PyThreadState_Get(), *there;
+	PyGILState_STATE ensured;
+	bool right;
+
+	there = interpreter_state_new(1 << 20);
+	if (!there)
+		return -1;
+	interpreter_swap(here, there, false);
+	right = is_current(there, here);
+	ensured = PyGILState_Ensure();
+	right = right && is_current(there, here);
+	PyGILState_Release(ensured);
+	interpreter_swap(there, here, false);
+	right = right && is_current(here, there);
+	interpreter_state_free(there);
+	return right;
+}
+
+static bool is_tested(void)
+{
+	unsigned long version = PyLong_AsUnsignedLong(PySys_GetObject("hexversion")) & ~0xfful;
+	size_t i;
+
+	if (version != (PY_VERSION_HEX & ~0xfful) && V313)
+		return false;
+	for (i = 0; i < sizeof(tested) / sizeof(tested[0]); i++)
+		if (tested[i] == version)
+			return true;
+	return false;
+}
+
+const char *interpreter_swap_name(void)
+{
+	return swap_name;
+}
+
+int interpreter_init(void)
+{
+	const char *wish = getenv("KFIBER_SWAP");
+	int works;
+
+	interpreter = PyInterpreterState_Get();
+	if (!find_key()) {
+		PyErr_SetString(PyExc_ImportError, "kfiber: the thread state of this thread was not found");
+		return -1;
+	}
+	if (wish && !strcmp(wish, "public"))
+		swap_name = "public (KFIBER_SWAP)";
+	else if (!is_tested())
+		swap_name = "public (not tested on this release)";
+	else if (!find_all())
+		swap_name = "public (this interpreter is built otherwise)";
+	else
+		fast = true;
+	works = try_swap();
+	if (!works && fast) {
+		fast = false;
+		list_head = NULL;
+		swap_name = "public (the fast one failed its test)";
+		works = try_swap();
+	} else if (fast) {
+		swap_name = "fast";
+	}
+	if (!works)
+		PyErr_SetString(PyExc_ImportError, "kfiber: thread states cannot be swapped here");
+	return works > 0 ? 0 : -1;
+}
+
+void interpreter_attach(void)
+{
+#if !V310 && !V311
+	/* Thread-locals lie elsewhere on other threads where the library was loaded late. */
+	if (fast && *current_place() != PyThreadState_Get()) {
+		fast = false;
+		swap_name = "public (the interpreter's thread-locals move)";
+	}
+#endif
+}
+
+void interpreter_forked(void)
+{
+	if (!find_key())
+		Py_FatalError("kfiber: the thread state was not found after fork()");
+}
+
+/* --- asyncio ------------------------------------------------------------- */
+
+/* Up to 3.12 the loop is in the thread's dictionary, which moves with the thread. */
+int interpreter_loop_find(PyObject *get, PyObject *set)
+{
+#if V313
+	PyThreadState *state = PyThreadState_Get();
+	PyObject *before = PyObject_CallNoArgs(get), *probe = PyList_New(0);
+	size_t end = sizeof(PyThreadState), words = 8, found = 0, offset, i;
+
+	if (before && probe) {
+		Py_XDECREF(PyObject_CallOneArg(set, probe));
+		for (i = 0; i < words; i++) {
+			if (((PyObject **)((char *)state + end))[i] != probe)
+				continue;
+			offset = end + i * sizeof(PyObject *);
+			found++;
+		}
+		Py_XDECREF(PyObject_CallOneArg(set, before));
+	}
+	Py_XDECREF(before);
+	Py_XDECREF(probe);
+	if (found != 1)
+		return -1;
+	loop_offset = offset;
+#else
+	(void)get;
+	(void)set;
+#endif
+	return 0;
+}
+
+bool interpreter_loop_changed(struct thread *thread)
+{
+	PyThreadState *state = PyThreadState_Get();
+#if V313
+	return *loop_place(state) != thread->loop;
+#else
+	uint64_t version = state->dict ? ((PyDictObject *)state->dict)->ma_version_tag : 0;
+
+	if (version == thread->loop_seen)
+		return false;
+	thread->loop_seen = version;
+	return true;
+#endif
+}
+
+/* --- collection ---------------------------------------------------------- */
+
+#if V310
+/* A frame on the stack is untracked, as a rule, and owned by who runs it. */
+static int frame_visit(PyFrameObject *frame, visitproc visit, void *arg)
+{
+	PyCodeObject *code = frame->f_code;
+	Py_ssize_t i, slots;
+
+	if (frame->f_gen)
+		return 0;
+	if (PyObject_GC_IsTracked((PyObject *)frame)) {
+		Py_VISIT(frame);
+		return 0;
+	}
+	Py_VISIT(code);
+	Py_VISIT(frame->f_builtins);
+	Py_VISIT(frame->f_globals);
+	Py_VISIT(frame->f_locals);
+	Py_VISIT(frame->f_trace);
+	slots = code->co_nlocals + PyTuple_GET_SIZE(code->co_cellvars) +
+		PyTuple_GET_SIZE(code->co_freevars);
+	for (i = 0; i < slots; i++)
+		Py_VISIT(frame->f_localsplus[i]);
+	return 0;
+}
+
+static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
+{
+	PyFrameObject *frame;
+	int err;
+
+	for (frame = state->frame; frame; frame = frame->f_back) {
+		err = frame_visit(frame, visit, arg);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+#else
+#if V311
+#define FRAME_CODE(frame)	((PyObject *)(frame)->f_code)
+#define FRAME_FUNCTION(frame)	((PyObject *)(frame)->f_func)
+#define FRAME_ON_C_STACK(frame)	false
+#define FRAME_TOP(state)	((state)->cframe->current_frame)
+#elif V312
+#define FRAME_CODE(frame)	((PyObject *)(frame)->f_code)
+#define FRAME_FUNCTION(frame)	((frame)->f_funcobj)
+#define FRAME_ON_C_STACK(frame)	((frame)->owner == FRAME_OWNED_BY_CSTACK)
+#define FRAME_TOP(state)	((state)->cframe->current_frame)
+#else
+#define FRAME_CODE(frame)	((frame)->f_executable)
+#define FRAME_FUNCTION(frame)	((frame)->f_funcobj)
+#define FRAME_ON_C_STACK(frame)	((frame)->owner == FRAME_OWNED_BY_CSTACK)
+#define FRAME_TOP(state)	((state)->current_frame)
+#endif
+
+/*
+ * How much of the frame's stack is in use is known where it has called a Python
+ * function. Of others the temporaries are left out: what only they keep is seen
+ * as referenced from outside. Generators visit themselves where it is known.
+ */
+static int frame_visit(_PyInterpreterFrame *frame, visitproc visit, void *arg)
+{
+	int i, slots = frame->stacktop;
+
+	if (FRAME_ON_C_STACK(frame))
+		return 0;
+	if (frame->owner == FRAME_OWNED_BY_THREAD) {
+		Py_VISIT(frame->frame_obj);
+		Py_VISIT(frame->f_locals);
+		Py_VISIT(FRAME_FUNCTION(frame));
+		Py_VISIT(FRAME_CODE(frame));
+	} else if (slots >= 0) {
+		return 0;
+	}
+	if (slots < 0)
+		slots = ((PyCodeObject *)FRAME_CODE(frame))->co_nlocalsplus;
+	for (i = 0; i < slots; i++)
+		Py_VISIT(frame->localsplus[i]);
+	return 0;
+}
+
+static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
+{
+	_PyInterpreterFrame *frame;
+	int err;
+
+	for (frame = FRAME_TOP(state); frame; frame = frame->previous) {
+		err = frame_visit(frame, visit, arg);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+#endif
+
+int interpreter_visit(PyThreadState *state, visitproc visit, void *arg)
+{
+	Py_VISIT(state->context);
+	/* Those that generators handle are theirs. */
+#if V310
+	Py_VISIT(state->exc_state.exc_type);
+	Py_VISIT(state->exc_state.exc_traceback);
+#endif
+	Py_VISIT(state->exc_state.exc_value);
+	return frames_visit(state, visit, arg);
+}
+
+/* --- exceptions ---------------------------------------------------------- */
+
+PyObject *interpreter_error_take(void)
+{
+#if V310 || V311
+	PyObject *type, *value, *traceback;
+
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	if (traceback) {
+		PyException_SetTraceback(value, traceback);
+		Py_DECREF(traceback);
+	}
+	Py_DECREF(type);
+	return value;
+#else
+	return PyErr_GetRaisedException();
+#endif
+}
+
+void interpreter_error_give(PyObject *error)
+{
+#if V310 || V311
+	PyErr_Restore(Py_NewRef(Py_TYPE(error)), error, PyException_GetTraceback(error));
+#else
+	PyErr_SetRaisedException(error);
+#endif
+}

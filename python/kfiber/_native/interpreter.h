@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* All that depends on the interpreter's version. See interpreter.c. */
+#ifndef KFIBER_INTERPRETER_H
+#define KFIBER_INTERPRETER_H
+
+#include "native.h"
+
+/*
+ * Finds out how thread states can be swapped here. -1 with an exception set: this
+ * interpreter cannot run fibers.
+ */
+int interpreter_init(void);
+
+/* "fast", or "public" with the reason after it. */
+const char *interpreter_swap_name(void);
+
+/* A thread state for a fiber with a stack of that many bytes; in no list. NULL with an exception set. */
+PyThreadState *interpreter_state_new(size_t stack_size);
+
+/* Its fiber has finished. The caller runs another one. */
+void interpreter_state_free(PyThreadState *state);
+
+/*
+ * The calling thread runs `to` from now on, `from` before. What belongs to the
+ * thread moves along. `moved`: `to` ran on another thread the last time. The
+ * public swap may drop the GIL on 3.12 and newer.
+ */
+void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved);
+
+/* The calling thread is about to run fibers. */
+void interpreter_attach(void);
+
+/* The context that code begins to run in. Takes the reference. */
+void interpreter_set_context(PyThreadState *state, PyObject *context);
+
+/* asyncio has been imported, whose functions these are. -1: its loops cannot be followed. */
+int interpreter_loop_find(PyObject *get, PyObject *set);
+/* Whether the running loop may be another one than at the last call. */
+bool interpreter_loop_changed(struct thread *thread);
+
+/* Visits what a suspended fiber's thread state owns. */
+int interpreter_visit(PyThreadState *state, visitproc visit, void *arg);
+
+/* The exception that is set, normalized; clears it. New reference. */
+PyObject *interpreter_error_take(void);
+/* Sets it, and its traceback goes on. Takes the reference. */
+void interpreter_error_give(PyObject *error);
+
+/* In the child of a fork(). */
+void interpreter_forked(void);
+
+#endif /* KFIBER_INTERPRETER_H */

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+#include "interpreter.h"
+
+#include <errno.h>
+
+static PyObject *current(PyObject *module, PyObject *unused)
+{
+	struct thread *thread = thread_convert();
+
+	(void)module;
+	(void)unused;
+	return thread ? Py_NewRef((PyObject *)thread->current) : NULL;
+}
+
+static PyObject *root(PyObject *module, PyObject *unused)
+{
+	struct thread *thread = thread_convert();
+
+	(void)module;
+	(void)unused;
+	return thread ? Py_NewRef((PyObject *)thread->root) : NULL;
+}
+
+static PyObject *fibers(PyObject *module, PyObject *unused)
+{
+	PyObject *list;
+	Py_ssize_t count = 0;
+	Fiber *fiber;
+
+	(void)module;
+	(void)unused;
+	for (fiber = fibers_living; fiber; fiber = fiber->next)
+		count++;
+	/* Allocation may collect, and so end some of them: the rest stays NULL. */
+	list = PyList_New(0);
+	if (!list)
+		return NULL;
+	(void)count;
+	for (fiber = fibers_living; fiber;) {
+		Fiber *next;
+
+		/* One that is being deallocated cannot be brought back. */
+		if (!Py_REFCNT(fiber)) {
+			fiber = fiber->next;
+			continue;
+		}
+		Py_INCREF(fiber);
+		if (PyList_Append(list, (PyObject *)fiber)) {
+			Py_DECREF(fiber);
+			Py_DECREF(list);
+			return NULL;
+		}
+		next = fiber->next;
+		Py_DECREF(fiber);
+		fiber = next;
+	}
+	return list;
+}
+
+static PyObject *engine(PyObject *module, PyObject *unused)
+{
+	const char *name = fiber_engine();
+	struct thread *thread;
+
+	(void)module;
+	(void)unused;
+	if (name)
+		return PyUnicode_FromString(name);
+	thread = thread_convert();
+	if (thread)
+		return PyUnicode_FromString(fiber_engine());
+	return NULL;
+}
+
+static PyObject *set_engine(PyObject *module, PyObject *name)
+{
+	const char *text = PyUnicode_AsUTF8(name);
+	int err;
+
+	(void)module;
+	if (!text)
+		return NULL;
+	err = fiber_set_engine(text);
+	if (err == EINVAL)
+		return PyErr_Format(PyExc_ValueError, "no engine %R", name);
+	if (err == EBUSY)
+		return error_format(FiberError, err, "the engine is in use already");
+	if (err)
+		return error_raise(err, "set_engine");
+	Py_RETURN_NONE;
+}
+
+static PyObject *swap(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return PyUnicode_FromString(interpreter_swap_name());
+}
+
+/* Of atexit: what is suspended may run its finally clauses, while there is an interpreter. */
+static PyObject *end(PyObject *module, PyObject *unused)
+{
+	struct thread *here;
+	PyObject *list;
+	Py_ssize_t i;
+
+	list = fibers(module, unused);
+	if (!list)
+		return NULL;
+	here = thread_self();
+	for (i = 0; i < PyList_GET_SIZE(list); i++) {
+		Fiber *fiber = (Fiber *)PyList_GET_ITEM(list, i);
+
+		if (fiber->state == STATE_SUSPENDED && !fiber->waiting &&
+		    (!fiber->home || fiber->home == here) && !fiber->root)
+			transfer_end(fiber, true);
+	}
+	Py_DECREF(list);
+	fibers_over = true;
+	Py_RETURN_NONE;
+}
+
+static PyObject *forked(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	interpreter_forked();
+	thread_forked();
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+	{ "current", current, METH_NOARGS, NULL },
+	{ "root", root, METH_NOARGS, NULL },
+	{ "fibers", fibers, METH_NOARGS, NULL },
+	{ "engine", engine, METH_NOARGS, NULL },
+	{ "set_engine", set_engine, METH_O, NULL },
+	{ "swap", swap, METH_NOARGS, NULL },
+	{ 0 },
+};
+
+static PyMethodDef end_method = { "end", end, METH_NOARGS, NULL };
+static PyMethodDef forked_method = { "forked", forked, METH_NOARGS, NULL };
+
+/* Calls module.function(argument) or, with a keyword, module.function(keyword=argument). */
+static int call(const char *module, const char *function, const char *keyword, PyMethodDef *method)
+{
+	PyObject *callback = PyCFunction_New(method, NULL), *imported = PyImport_ImportModule(module);
+	PyObject *callable = NULL, *args = NULL, *kwargs = NULL, *result = NULL;
+
+	if (callback && imported)
+		callable = PyObject_GetAttrString(imported, function);
+	if (callable) {
+		args = keyword ? PyTuple_New(0) : PyTuple_Pack(1, callback);
+		if (keyword)
+			kwargs = Py_BuildValue("{sO}", keyword, callback);
+		if (args && (kwargs || !keyword))
+			result = PyObject_Call(callable, args, kwargs);
+	}
+	Py_XDECREF(callback);
+	Py_XDECREF(imported);
+	Py_XDECREF(callable);
+	Py_XDECREF(args);
+	Py_XDECREF(kwargs);
+	Py_XDECREF(result);
+	return result ? 0 : -1;
+}
+
+static struct PyModuleDef definition = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "kfiber._native",
+	.m_size = -1,
+	.m_methods = functions,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+	PyObject *module;
+
+#ifdef Py_GIL_DISABLED
+	PyErr_SetString(PyExc_ImportError,
+			"kfiber: a free-threaded Python cannot move fibers between threads");
+	return NULL;
+#endif
+	if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+		PyErr_SetString(PyExc_ImportError, "kfiber: fibers run in the main interpreter only");
+		return NULL;
+	}
+	if (interpreter_init())
+		return NULL;
+	import_modules = PyImport_GetModuleDict();
+	module = PyModule_Create(&definition);
+	if (!module)
+		return NULL;
+	if (error_init(module) || fiber_type_init(module) || local_type_init(module) ||
+	    thread_types_init(module) || call("atexit", "register", NULL, &end_method) ||
+	    call("os", "register_at_fork", "after_in_child", &forked_method))
+		Py_CLEAR(module);
+	return module;
+}

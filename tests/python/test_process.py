@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: MIT
+"""What happens around the interpreter: signals, fork, its end, other libraries' stacks."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+import kfiber
+from kfiber import Fiber
+from kfiber._native import swap
+
+
+def spin():
+    while True:
+        os.getpid()
+
+
+def test_keyboard_interrupt_in_a_fiber():
+    if sys.version_info >= (3, 13) and swap() != "fast":
+        pytest.skip("the public swap leaves signals to the root from 3.13 on")
+
+    worker = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
+
+    def target():
+        try:
+            worker.start()
+            spin()
+        except KeyboardInterrupt:
+            return "interrupted"
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert Fiber(target).switch() == "interrupted"
+        worker.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_handler_may_switch():
+    if sys.version_info >= (3, 13) and swap() != "fast":
+        pytest.skip("the public swap leaves signals to the root from 3.13 on")
+    main = kfiber.current()
+    other = Fiber(lambda: main.switch("from the handler"))
+    before = signal.signal(signal.SIGUSR1, lambda *_: other.switch())
+    try:
+
+        def target():
+            signal.raise_signal(signal.SIGUSR1)
+            return "after the handler"
+
+        fiber = Fiber(target)
+        assert fiber.switch() == "from the handler"
+        # The handler's switch() is still pending, and returns into the target.
+        assert fiber.switch() == "after the handler"
+        other.switch()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_asynchronous_exception_hits_what_the_thread_runs():
+    main = kfiber.current()
+    parked = Fiber(main.switch)
+    parked.switch()
+
+    def target():
+        raised = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(threading.get_ident()), ctypes.py_object(KeyError)
+        )
+        assert raised == 1
+        spin()
+
+    with pytest.raises(KeyError):
+        Fiber(target).switch()
+    parked.switch()
+
+
+def test_an_asynchronous_exception_follows_the_thread():
+    main = kfiber.current()
+
+    def target():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(threading.get_ident()), ctypes.py_object(KeyError)
+        )
+
+    with pytest.raises(KeyError):
+        Fiber(target, parent=main).switch()
+        spin()
+
+
+def test_fork(python):
+    done = python(
+        """
+        import os, threading, kfiber
+        main = kfiber.current()
+
+        def numbers():
+            n = 0
+            while True:
+                n += 1
+                main.switch(n)
+
+        fiber = kfiber.Fiber(numbers)
+        fiber.switch()
+        kept = kfiber.engine() != "kernel"
+        child = os.fork()
+        if not child:
+            if kept:
+                assert fiber.switch() == 2
+                assert fiber.switch() == 3
+            else:
+                try:
+                    fiber.switch()
+                except kfiber.FiberFinishedError:
+                    pass
+                else:
+                    raise AssertionError
+            assert kfiber.Fiber(lambda: "new").switch() == "new"
+            result = []
+            worker = threading.Thread(
+                target=lambda: result.append(kfiber.Fiber(lambda: 1).switch()))
+            worker.start()
+            worker.join()
+            assert result == [1]
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        # Nothing that the child did is seen here.
+        assert fiber.switch() == 2
+        """
+    )
+    assert done.stderr == ""
+
+
+def test_fork_in_a_fiber(python):
+    python(
+        """
+        import os, kfiber
+        main = kfiber.current()
+        def forker():
+            child = os.fork()
+            if child:
+                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if kfiber.engine() == "kernel":
+                # It is all there is.
+                assert kfiber.current() is kfiber.root() is fiber
+                assert main.state == "finished"
+                assert kfiber.Fiber(lambda: "new").switch() == "new"
+                raise SystemExit(3)
+            main.switch("child")
+            return "end of the child"
+        fiber = kfiber.Fiber(forker)
+        result = fiber.switch()
+        if result == "child":
+            assert kfiber.current() is main
+            assert fiber.switch() == "end of the child"
+            os._exit(3)
+        assert result == 3
+        """
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_leaves_other_threads_fibers_behind(python):
+    if kfiber.engine() == "kernel":
+        pytest.skip("engine kernel: the child has no fibers at all")
+    python(
+        """
+        import os, threading, warnings, kfiber
+        warnings.simplefilter("ignore")
+        main = kfiber.current()
+        parked = kfiber.Fiber(lambda: main.switch() or "went on")
+        parked.switch()
+        ready, over = threading.Event(), threading.Event()
+        fibers = []
+        def target():
+            ready.set()
+            over.wait()
+        def run():
+            fibers.extend([kfiber.root(), kfiber.Fiber(target)])
+            fibers[1].switch()
+        worker = threading.Thread(target=run)
+        worker.start()
+        ready.wait()
+        child = os.fork()
+        if not child:
+            assert [fiber.state for fiber in fibers] == ["finished"] * 2
+            for fiber in fibers:
+                try:
+                    fiber.switch()
+                except kfiber.FiberFinishedError:
+                    pass
+                else:
+                    raise AssertionError
+            assert parked.switch() == "went on"
+            os._exit(5)
+        over.set()
+        worker.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+        """
+    )
+
+
+def test_multiprocessing_forks_from_a_fiber(python):
+    done = python(
+        """
+        import multiprocessing, kfiber
+        def work(queue):
+            queue.put(kfiber.Fiber(lambda: 6).switch())
+        def target():
+            context = multiprocessing.get_context("fork")
+            queue = context.Queue()
+            child = context.Process(target=work, args=(queue,))
+            child.start()
+            value = queue.get()
+            child.join()
+            return value, child.exitcode
+        print(kfiber.Fiber(target).switch())
+        """
+    )
+    assert done.stdout == "(6, 0)\n"
+
+
+def test_suspended_fibers_unwind_at_exit(python):
+    done = python(
+        """
+        import kfiber
+        main = kfiber.current()
+        def target(name):
+            try:
+                main.switch()
+            finally:
+                print("ended", name)
+        fibers = [kfiber.Fiber(target, i) for i in range(3)]
+        for fiber in fibers:
+            fiber.switch()
+        print("exit")
+        """
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "exit"
+    assert sorted(lines[1:]) == ["ended 0", "ended 1", "ended 2"]
+
+
+def test_exit_from_a_fiber(python):
+    done = python(
+        """
+        import sys, kfiber
+        kfiber.Fiber(sys.exit, 9).switch()
+        """,
+        status=9,
+    )
+    assert done.stderr == ""
+
+
+def test_exit_with_fibers_on_daemon_threads(python):
+    done = python(
+        """
+        import sys, threading, kfiber
+        from kfiber._native import swap
+        ready = threading.Semaphore(0)
+        parked = []
+        def target():
+            ready.release()
+            threading.Event().wait()
+        def spin():
+            ready.release()
+            while True:
+                kfiber.Fiber(lambda: None).switch()
+        def park():
+            fiber = kfiber.Fiber(lambda: kfiber.root().switch())
+            fiber.switch()
+            parked.append(fiber)
+            ready.release()
+            threading.Event().wait()
+        threads = [target, lambda: kfiber.Fiber(target).switch(), park]
+        # The public swap of 3.12 uses what the interpreter's end has removed.
+        if sys.version_info[:2] != (3, 12) or swap() == "fast":
+            threads += [spin, lambda: kfiber.Fiber(spin).switch()]
+        for each in threads:
+            threading.Thread(target=each, daemon=True).start()
+        for _ in threads:
+            ready.acquire()
+        print("exit")
+        """
+    )
+    assert done.stdout == "exit\n"
+    assert done.stderr == ""
+
+
+def test_a_program_without_fibers_ends_as_ever(python):
+    done = python("import kfiber; kfiber.fibers; print('end')")
+    assert (done.stdout, done.stderr) == ("end\n", "")
+
+
+greenlet_needed = pytest.mark.skipif(
+    importlib.util.find_spec("greenlet") is None, reason="greenlet is not installed"
+)
+
+
+@greenlet_needed
+def test_greenlets_wholly_within_a_fiber(python):
+    python(
+        """
+        import greenlet, kfiber
+        main = kfiber.current()
+        def target():
+            outer = greenlet.getcurrent()
+            inner = greenlet.greenlet(lambda x: outer.switch(x + 1) + 1)
+            assert inner.switch(1) == 2
+            main.switch()
+            assert inner.switch(5) == 6
+            return "end"
+        fibers = [kfiber.Fiber(target) for _ in range(3)]
+        for fiber in fibers:
+            fiber.switch()
+        assert [fiber.switch() for fiber in fibers] == ["end"] * 3
+        """
+    )
+
+
+@greenlet_needed
+def test_no_switch_inside_a_greenlet(python):
+    python(
+        """
+        import greenlet, kfiber
+        main = kfiber.current()
+        fiber = kfiber.Fiber(main.switch)
+        def inside():
+            try:
+                fiber.switch()
+            except kfiber.FiberError as error:
+                assert "greenlet" in str(error)
+                return "refused"
+        assert greenlet.greenlet(inside).switch() == "refused"
+        fiber.switch()
+        assert kfiber.Fiber(lambda: greenlet.greenlet(inside).switch()).switch() == "refused"
+        fiber.switch()
+        """
+    )
+
+
+def test_no_subinterpreters(python):
+    python(
+        """
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+        program = '''
+        try:
+            from kfiber import Fiber
+        except ImportError as error:
+            assert "main interpreter" in str(error) or "subinterpreters" in str(error), error
+        else:
+            raise AssertionError
+        '''
+        import textwrap
+        interpreter = interpreters.create()
+        failed = interpreters.run_string(interpreter, textwrap.dedent(program))
+        assert not failed, failed
+        interpreters.destroy(interpreter)
+        """
+    )
+
+
+def test_seen_from_another_process():
+    """kfiber ps, without the program's help."""
+    program = """
+        import sys, kfiber
+        main = kfiber.current()
+        def some_work():
+            main.switch()
+        fibers = [kfiber.Fiber(some_work), kfiber.Fiber(some_work, name="named")]
+        fibers[0].switch()
+        print("ready", flush=True)
+        sys.stdin.read()
+        """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        shown = subprocess.run(
+            [sys.executable, "-m", "kfiber", "ps", "--json", str(process.pid)],
+            capture_output=True,
+            check=True,
+        )
+        process.stdin.close()
+    assert process.returncode == 0
+    fibers = json.loads(shown.stdout)
+    assert [(each["name"], each["state"]) for each in fibers] == [
+        ("", "running"),
+        ("some_work", "suspended"),
+        ("named", "new"),
+    ]
