@@ -14,15 +14,20 @@ import sys
 import textwrap
 import threading
 
-os.environ.setdefault("KFIBER_ENGINE", "local")
-
 import pytest
 
 import kfiber
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing(request):
+def engine(monkeypatch):
+    """Set while these tests run: others are about what is chosen without it."""
+    if "KFIBER_ENGINE" not in os.environ:
+        monkeypatch.setenv("KFIBER_ENGINE", "local")
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(engine):
     """No fiber, thread or thread state stays behind after a test."""
     kfiber.root()
     gc.collect()
