@@ -15,7 +15,8 @@
 
 #define STACK_PAGE	4096
 #define STACK_SLAB	((size_t)64 << 20)
-#define STACK_COLOUR	(5 * 64)
+#define STACK_COLOUR	(3 * 64)
+#define STACK_COLOURS	(40 * 64)
 
 /* What was freed last is taken first. Its highest word, which was touched anyway, leads on. */
 static char *stack_free_list;
@@ -43,7 +44,7 @@ static inline char *stack_take(void)
 		stack_end = stack_next + STACK_SLAB;
 	}
 	start = stack_next + 2 * STACK_PAGE - stack_colour;
-	stack_colour = (stack_colour + STACK_COLOUR) % STACK_PAGE;
+	stack_colour = (stack_colour + STACK_COLOUR) % STACK_COLOURS;
 	stack_next += length;
 	return start;
 }

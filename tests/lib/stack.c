@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -327,26 +328,52 @@ TEST(a_million_fibers)
 TEST(tops_go_through_the_cache)
 {
 	struct fiber_attr attr = { .stack_size = 32 << 10 };
-	int seen[64] = { 0 }, i, step = 0, last = 0;
+	int seen[64] = { 0 }, i, colours = 0;
 	struct fiber_stat stat;
 	fiber_id_t id;
 
 	CHECK_OK(fiber_convert(0, &home));
 	for (i = 0; i < 128; i++) {
-		int line;
-
 		CHECK_OK(fiber_create(&id, turns_back, NULL, &attr));
 		stat = stat_of(id);
-		line = (int)((stat.stack_start + stat.stack_size) / 64 % 64);
-		seen[line]++;
-		if (i == 1)
-			step = (line - last) & 63;
-		else if (i)
-			CHECK(((line - last) & 63) == step);
-		last = line;
+		colours += !seen[(stat.stack_start + stat.stack_size) / 64 % 64]++;
 	}
+	/* Most of the cache, evenly; never so low in a page that small frames need another one. */
+	CHECK(colours == 40);
 	for (i = 0; i < 64; i++)
-		CHECK(seen[i] == 2);
+		CHECK(seen[i] <= 4 && (!seen[i] || !i || i >= 24));
+}
+
+static bool readable(const char *address)
+{
+	char byte;
+	struct iovec here = { &byte, 1 }, there = { (void *)(uintptr_t)address, 1 };
+
+	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == 1;
+}
+
+/* Guards are made for several stacks at once, and memory is given back likewise. */
+TEST(guards_stay_where_memory_is_given_back)
+{
+	enum { COUNT = 200 };
+	static fiber_id_t ids[COUNT];
+	int round, i;
+
+	CHECK_OK(fiber_convert(0, &home));
+	for (round = 0; round < 3; round++) {
+		for (i = 0; i < COUNT; i++) {
+			uintptr_t start;
+
+			CHECK_OK(fiber_create(&ids[i], turns_back, NULL, NULL));
+			CHECK_OK(fiber_switch(ids[i]));
+			start = stat_of(ids[i]).stack_start;
+			CHECK(readable((char *)start));
+			CHECK(!readable((char *)((start - 1) & -4096UL) - 4096));
+		}
+		/* Every other one first, so that neighbours live while one's memory goes. */
+		for (i = 0; i < COUNT; i++)
+			CHECK_OK(fiber_delete(ids[i * 2 % COUNT + (i >= COUNT / 2)]));
+	}
 }
 
 TEST(no_address_space_is_enomem)
