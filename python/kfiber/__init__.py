@@ -4,6 +4,7 @@
 Layout:
 
     _native     fibers: the extension, in C; its stub is the reference
+    aio         synchronous code in asyncio, on fibers
     errors      the error that a person is meant to read
     stat        what can be known of a fiber from outside
     proc        what /proc/PID/fiber says
