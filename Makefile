@@ -10,6 +10,7 @@ help:
 	@echo "make fuzz      random requests on the debug kernel; FUZZ=\"--seed N\" for the same again"
 	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
 	@echo "make bench     what a fiber costs, beside others, with a plot; BENCH=... some of it"
+	@echo "make docs      the documentation, in build/docs"
 	@echo "make check     types, style, and the module's sparse and checkpatch"
 	@echo "make clean     what was built; make distclean: .venv too"
 
@@ -59,6 +60,12 @@ ifneq ($(filter switch,$(or $(BENCH),switch)),)
 endif
 	$(BIN)/python bench/run.py $(BENCH)
 
+# What makes it is installed when it is wanted.
+docs: setup
+	@$(BIN)/python -c "import autoapi, furo, myst_parser" 2>/dev/null || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+
 check: build style
 	$(BIN)/mypy
 	$(BIN)/stubtest kfiber._native
@@ -74,4 +81,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: help setup build demo test test-all test-long fuzz soak bench check style clean distclean
+.PHONY: help setup build demo test test-all test-long fuzz soak bench docs check style clean distclean

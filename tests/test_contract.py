@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kfiber
-from kfiber import module, proc
+from kfiber import aio, module, proc
 from samples import FIBER_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +47,14 @@ def test_the_module_prints_the_keys_that_the_package_reads():
 )
 def test_there_is_one_version(name, pattern):
     assert re.search(pattern, text(name), re.MULTILINE)[1] == kfiber.__version__
+
+
+def test_the_reference_has_all_names():
+    names = {f"kfiber.{name}" for name in kfiber.__all__ if name != "__version__"}
+    names |= {f"kfiber.aio.{name}" for name in aio.__all__}
+    listed = re.findall(r"^\.\. autoapi\w+:: (\S+)", text("docs/reference.md"), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert names <= set(listed)
 
 
 def test_what_is_exported_is_what_is_meant():

@@ -115,7 +115,7 @@ class Fiber:
         context: Context | None = None,
         parent: Fiber | None = None,
     ) -> Self:
-        """A new fiber that will call target(*args); `functools.partial` gives it keywords.
+        """A new fiber that will call `target(*args)`; `functools.partial` gives it keywords.
 
         `name` is shown by all tools, its first 63 bytes at least; default: the target's qualified
         name. `stack_size` is in bytes, at least 64 KiB, 1 MiB by default; memory is taken as it is

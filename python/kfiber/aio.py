@@ -56,7 +56,7 @@ class _TaskFiber(Fiber):
 
 
 async def to_fiber(func: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Runs func(*args, **kwargs) on a fiber of its own, where it may use await_().
+    """Runs `func(*args, **kwargs)` on a fiber of its own, where it may use await_().
 
     Returns its value or raises its exception. It belongs to the calling task: it runs on the
     task's thread only, in the task's Context itself (not a copy), and sees the running loop and the
