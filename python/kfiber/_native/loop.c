@@ -74,8 +74,11 @@ static void look(struct thread *thread)
 		from->loop = loop;
 		from->hooks = hooks_now();
 		make_running(thread->loop, thread->hooks);
-		from->home = thread;
-		thread_take(thread);
+		/* A pinned one has it already. */
+		if (!from->home) {
+			from->home = thread;
+			thread_take(thread);
+		}
 	}
 	PyErr_Clear();
 }
