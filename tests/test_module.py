@@ -65,6 +65,13 @@ def test_a_cache_that_cannot_be_written_is_named(calls, tmp_path, monkeypatch):
         module.build(tmp_path, "6.1")
 
 
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_only_an_absolute_cache_home_counts(tmp_path, monkeypatch, home):
+    monkeypatch.setenv("XDG_CACHE_HOME", home)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert module.cache() == tmp_path / ".cache" / "kfiber"
+
+
 def test_without_headers_the_error_names_their_package(monkeypatch):
     monkeypatch.setattr("platform.release", lambda: "0.0.0-none")
     with pytest.raises(KfiberError, match=r"mend: apt-get install linux-headers-0.0.0-none"):

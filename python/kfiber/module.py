@@ -31,9 +31,9 @@ _SOURCES = Path(__file__).parent
 
 
 def cache() -> Path:
-    """The user's cache folder of this project (XDG_CACHE_HOME)."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "kfiber"
+    """The user's cache folder of this project (XDG_CACHE_HOME, which counts if it is absolute)."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (home if home.is_absolute() else Path.home() / ".cache") / "kfiber"
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from interpreters import VERSIONS, find
 from kfiber import module
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 SOURCES = ("lib", "uapi", "python/kfiber", "setup.py", "pyproject.toml", "MANIFEST.in")
 # Where a fiber is run by a processor that is emulated.
 SLOW = 10
@@ -37,31 +37,6 @@ def fingerprint(python):
             if each.is_file() and each.suffix in (".c", ".h", ".S", ".py", ".pyi", ".map", ".toml"):
                 state.update(f"{each.relative_to(ROOT)}\0".encode() + each.read_bytes())
     return state.hexdigest()
-
-
-def commands(version):
-    """Where that version may be: on the PATH, or where pyenv keeps it."""
-    for folder in os.environ.get("PATH", os.defpath).split(":"):
-        if command := shutil.which(f"python{version}", path=folder):
-            yield command
-    kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    yield from sorted(kept.glob(f"{version}.*/bin/python{version}"))
-
-
-def find(version):
-    """The executable of an installation that can build extensions."""
-    program = (
-        "import sys, sysconfig, pathlib, ensurepip\n"
-        "header = pathlib.Path(sysconfig.get_path('include'), 'Python.h')\n"
-        "print(sys.executable if header.exists() else '')"
-    )
-    for command in commands(version):
-        done = subprocess.run(
-            [command, "-c", program], capture_output=True, text=True, timeout=60, check=False
-        )
-        if done.returncode == 0 and done.stdout.strip():
-            return Path(done.stdout.strip()).resolve()
-    return None
 
 
 def environment(version):
@@ -89,7 +64,13 @@ def environment(version):
             shutil.copy(path, copy / name)
     pip = [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     tools = ["pytest>=8", "pytest-timeout>=2.3", "greenlet>=3"]
-    done = subprocess.run([*pip, *tools, copy], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*pip, *tools, copy],
+        env={**os.environ, "CPPFLAGS": "-Werror"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     stamp.write_text(state)
     return inside
