@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: MIT
 """kfiber.module: building and its cache, with a compiler that is a script here."""
 
+import os
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from kfiber import module
 from kfiber.errors import KfiberError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MAKE = """\
 #!/bin/sh
@@ -82,6 +89,28 @@ def test_loading_without_the_right_prints_the_line_for_sudo(tmp_path, monkeypatc
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(KfiberError, match=rf"mend: sudo /\S+/insmod {tmp_path}/fiber.ko a=1$"):
         module.load(tmp_path / "fiber.ko", {"a": "1"})
+
+
+@pytest.mark.guest
+def test_somebody_else_builds_but_does_not_load(calls, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    os.chown(cache, 12345, 12345)
+    calls.touch()
+    calls.chmod(0o666)
+    # Both may lie below somebody's home; the guest's files are its own.
+    for folder in {*tmp_path.parents, tmp_path, *module.running_build_dir().resolve().parents}:
+        folder.chmod(folder.stat().st_mode | 0o555)
+    command = ["setpriv", "--reuid", "12345", "--clear-groups", "env", f"PYTHONPATH={ROOT}/python"]
+    command += [os.path.realpath("/usr/bin/python3"), "-m", "kfiber", "module", "load", "a=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    product = rf"{re.escape(str(cache))}/kfiber/modules/\S+/fiber\.ko"
+    assert re.fullmatch(
+        rf"kfiber: loading the module needs root; mend: sudo /\S+/insmod {product} a=1\n",
+        done.stderr,
+    )
+    assert calls.read_text() == "called\n"
 
 
 def test_status_with_a_module(tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def running_build_dir() -> Path:
     """Where the running kernel's headers are. KfiberError: they are not installed."""
     release = platform.release()
     build_dir = Path("/lib/modules") / release / "build"
-    if not (build_dir / "Makefile").exists():
+    if not os.access(build_dir / "Makefile", os.R_OK):
         raise KfiberError(
             f"no headers of the running kernel {release}, which building needs; "
             f"mend: apt-get install linux-headers-{release}"
