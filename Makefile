@@ -6,7 +6,7 @@ BIN := .venv/bin
 WERROR := CPPFLAGS=-Werror
 
 help:
-	@echo "make demo      see fibers run in a kernel, in a virtual machine"
+	@echo "make demo      see fibers run, in Python here and in a kernel in a virtual machine"
 	@echo "make test      all tests, here and in the virtual machine"
 	@echo "make test-all  the same, then the long ones and the other kernels"
 	@echo "make fuzz      random requests on the debug kernel; FUZZ=\"--seed N\" for the same again"

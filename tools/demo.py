@@ -1,70 +1,102 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Shows fibers: the report's workload in a virtual machine, looked at from outside with ls and cat.
+"""Shows fibers: a Python program's here and in a virtual machine, and the report's workload there.
 
-Without arguments it starts the machine and itself in it; `guest` is the part in there.
+They are looked at from outside, with `kfiber ps`, ls and cat. Without arguments it does all of it;
+`guest` is the part in the machine, in which it starts itself.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kfiber import proc
+from kfiber.stat import Fiber
 
 ROOT = Path(__file__).resolve().parents[1]
-CELLS = ROOT / "build" / "bench" / "cells"
+JOBS = "tools/jobs.py"
+# What its fibers have run together before they are looked at.
+ENOUGH_NS = 500_000_000
+CELLS = "build/bench/cells"
 FIBERS = 512
 THREADS = 2
 # The report's 15,000 take two minutes under emulation.
 CALLS = 3000
 
 
-def say(text: str) -> None:
+def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def show(command: Sequence[str]) -> None:
-    say(f"$ {' '.join(command)}")
-    subprocess.run(command, check=True)
+def show(line: str) -> None:
+    """A command as one would type it in the checkout's folder, and what it says."""
+    say(f"$ {line}")
+    subprocess.run(line, shell=True, check=True)
 
 
-def look(pid: int) -> None:
-    """The workload's fibers as anybody can see them, while it runs."""
-    directory = f"/proc/{pid}/fiber"
-    say(f"$ ls {directory} | wc -l")
-    say(
-        subprocess.run(f"ls {directory} | wc -l", shell=True, text=True, capture_output=True).stdout
-    )
-    busiest = max(proc.fibers(pid), key=lambda fiber: fiber.cpu_time_ns or 0)
-    say("The fiber that has used most CPU time so far:")
-    show(["cat", f"{directory}/{busiest.id}"])
+def ran(fiber: Fiber) -> int:
+    """Nanoseconds of whichever time its engine knows."""
+    return fiber.cpu_time_ns or fiber.run_time_ns or 0
+
+
+def show_busiest(pid: int) -> None:
+    busiest = max(proc.fibers(pid), key=ran)
+    say("\nThe fiber that has used most CPU time so far:")
+    show(f"cat /proc/{pid}/fiber/{busiest.id}")
+
+
+@contextmanager
+def jobs(engine: str) -> Iterator[int]:
+    """The process of the Python program on that engine, which ends with the block."""
+    say(f"$ KFIBER_ENGINE={engine} python {JOBS} &")
+    environment = {**os.environ, "KFIBER_ENGINE": engine}
+    with subprocess.Popen([sys.executable, JOBS], env=environment) as program:
+        try:
+            while sum(map(ran, proc.fibers(program.pid))) < ENOUGH_NS:
+                if program.poll() is not None:
+                    sys.exit("demo: the Python program ended too early, see above")
+                time.sleep(0.05)
+            yield program.pid
+        finally:
+            program.terminate()
+
+
+def here() -> None:
+    say("Three jobs in Python take turns on one thread:\n")
+    show(f"cat {JOBS}")
+    say("\nWhich of them burns the CPU? The kernel module is not needed to see that:\n")
+    with jobs("local") as pid:
+        show(f"kfiber ps {pid}")
+    say("\nWhere the module is loaded, the kernel knows. A virtual machine starts:\n")
 
 
 def guest() -> int:
-    say(f"{FIBERS} cells of a mobile network, a fiber each, on {THREADS} threads;")
+    with jobs("mapped") as pid:
+        show(f"kfiber ps {pid}")
+        show(f"ls /proc/{pid}/fiber")
+        show_busiest(pid)
+    return cells()
+
+
+def cells() -> int:
+    """The report's workload on engine `kernel`; its exit status."""
+    say(f"\n{FIBERS} cells of a mobile network, a fiber each, on {THREADS} threads;")
     say(f"{CALLS} calls a cell instead of the report's 15,000, since this CPU is emulated.\n")
-    words = [
-        str(CELLS),
-        "--engine",
-        "kernel",
-        "--fibers",
-        str(FIBERS),
-        "--calls",
-        str(CALLS),
-        "--threads",
-        str(THREADS),
-    ]
-    say(f"$ {' '.join(['cells', *words[1:], '--json'])} &")
-    workload = subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, text=True)
+    line = f"{CELLS} --engine kernel --fibers {FIBERS} --calls {CALLS} --threads {THREADS} --json"
+    say(f"$ {line} &")
+    workload = subprocess.Popen(line.split(), stdout=subprocess.PIPE, text=True)
     while workload.poll() is None and len(proc.fibers(workload.pid)) < FIBERS + THREADS - 1:
         time.sleep(0.05)
     if workload.poll() is None:
-        look(workload.pid)
+        show(f"ls /proc/{workload.pid}/fiber | wc -l")
+        show_busiest(workload.pid)
     output, _ = workload.communicate()
     if workload.returncode:
         print("demo: the workload failed, see above", file=sys.stderr)
@@ -78,10 +110,15 @@ def guest() -> int:
 
 
 def main() -> int:
+    os.chdir(ROOT)
+    # For `kfiber` and `python` as they are shown.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     if sys.argv[1:] == ["guest"]:
         return guest()
-    kfiber = str(Path(sys.executable).with_name("kfiber"))
-    return subprocess.run([kfiber, "vm", "run", "--", sys.executable, __file__, "guest"]).returncode
+    here()
+    line = "kfiber vm run -- .venv/bin/python tools/demo.py guest"
+    say(f"$ {line}")
+    return subprocess.run(line.split()).returncode
 
 
 if __name__ == "__main__":
