@@ -353,6 +353,7 @@ def test_an_exception_that_is_set_stays():
         fail()
 
 
+@pytest.mark.once
 def test_pools_leak_nothing():
     def resident():
         with open("/proc/self/statm") as file:
