@@ -118,9 +118,10 @@ class Fiber:
         """A new fiber that will call `target(*args)`; `functools.partial` gives it keywords.
 
         `name` is shown by all tools, its first 63 bytes at least; default: the target's qualified
-        name. `stack_size` is in bytes, at least 64 KiB, 1 MiB by default; memory is taken as it is
-        used, recursion is limited by it. `context` is what context variables are looked up in,
-        default: a copy of the creator's. `parent` gets the target's value: default: the creator.
+        name. `stack_size` is in bytes, at least 64 KiB (what is less than 256 KiB becomes that from
+        3.13 on), 1 MiB by default; memory is taken as it is used, recursion is limited by it.
+        `context` is what context variables are looked up in, default: a copy of the creator's.
+        `parent` gets the target's value: default: the creator.
 
         TypeError, ValueError: wrong arguments. FiberLimitError: too many. MemoryError.
         FiberError: the engine is not there.

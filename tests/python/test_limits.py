@@ -7,6 +7,7 @@ import mmap
 import resource
 import signal
 import sys
+import weakref
 
 import pytest
 
@@ -103,13 +104,26 @@ def test_the_limit_follows_setrecursionlimit():
         sys.setrecursionlimit(limit)
 
 
+def test_objects_go_at_once_on_the_smallest_stack():
+    class Thing:
+        pass
+
+    def target():
+        things = [[Thing()] for _ in range(100)]
+        references = [weakref.ref(thing) for (thing,) in things]
+        del things
+        return sum(reference() is not None for reference in references)
+
+    assert Fiber(target, stack_size=64 << 10).switch() == 0
+
+
 def test_a_stack_overflow_is_a_segmentation_fault(python):
     """The parser does not count its recursion: the guard page ends it."""
     done = python(
         """
         import kfiber
         def parse():
-            return eval("(" * 90 + "1" + ")" * 90)
+            return eval("(" * 190 + "1" + ")" * 190)
         print(parse(), flush=True)
         kfiber.Fiber(parse, stack_size=64 << 10).switch()
         """,

@@ -146,6 +146,8 @@ static int parse(Fiber *self, PyObject *kwargs)
 			PyErr_Format(PyExc_ValueError, "stack_size must be at least %zu", STACK_MIN);
 			return -1;
 		}
+		if (self->stack_size < INTERPRETER_STACK_MIN)
+			self->stack_size = INTERPRETER_STACK_MIN;
 	}
 	if (context != Py_None) {
 		if (!PyContext_CheckExact(context)) {

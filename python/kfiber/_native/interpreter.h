@@ -14,6 +14,16 @@ int interpreter_init(void);
 /* "fast", or "public" with the reason after it. */
 const char *interpreter_swap_name(void);
 
+/*
+ * In bytes: smaller stacks are made that large. 3.13 puts the deallocation of
+ * containers off where fewer than 100 levels of recursion are left.
+ */
+#if PY_VERSION_HEX >= 0x030d0000
+#define INTERPRETER_STACK_MIN ((size_t)256 << 10)
+#else
+#define INTERPRETER_STACK_MIN STACK_MIN
+#endif
+
 /* A thread state for a fiber with a stack of that many bytes; in no list. NULL with an exception set. */
 PyThreadState *interpreter_state_new(size_t stack_size);
 
