@@ -61,7 +61,7 @@ ifneq ($(filter switch,$(or $(BENCH),switch)),)
 	@$(BIN)/python -c "import matplotlib" 2>/dev/null || \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]" || true
 endif
-	$(BIN)/python bench/run.py $(BENCH)
+	PYTHONPATH=tools $(BIN)/python bench/run.py $(BENCH)
 
 # What makes it is installed when it is wanted.
 docs: setup

@@ -5,11 +5,12 @@
     switch        rings of 2 to 100,000 fibers: ns a switch, beside other libraries; draws a plot
     create        a fiber from its creation over its first run to its deletion
     resident      the memory of 100,000 fibers, and that there can be so many
+    python        fibers in Python beside greenlets, on each Python that is here
     instructions  what the module's requests cost, and libfiber's switch with each engine, counted
                   in the virtual machine (QEMU's -icount)
     memory        the kernel memory of 50,000 fibers, by the cgroup's account, there as well
 
-The first three run here, with the engine that KFIBER_ENGINE names (`local`). Prints tables with
+The first four run here, with the engine that KFIBER_ENGINE names (`local`). Prints tables with
 the goal beside each figure and writes the rows to bench/results/. With `--gate` a goal missed is
 exit status 1.
 """
@@ -26,6 +27,8 @@ import peers
 import plot
 from row import Row, matrix, table
 
+import python
+
 RESULTS = guest.ROOT / "bench" / "results"
 
 
@@ -35,6 +38,8 @@ def show(case: str, environment: dict[str, str], rows: list[Row]) -> None:
     (RESULTS / f"{case}.json").write_text(json.dumps(result, indent=2) + "\n")
     title = f"{case}: Linux {environment['kernel']}, {environment['machine']}"
     print(title)
+    if "python" in environment:
+        print(environment["python"])
     if case != "switch":
         print(table(rows), flush=True)
         return
@@ -49,7 +54,7 @@ def show(case: str, environment: dict[str, str], rows: list[Row]) -> None:
 
 def main() -> int:
     """Measures the cases asked for; 1 if a goal was missed and that matters."""
-    names = [*native.CASES, *guest.CASES]
+    names = [*native.CASES, "python", *guest.CASES]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("cases", nargs="*", default=names, help=" ".join(names))
     parser.add_argument("--gate", action="store_true", help="exit with 1 if a goal is missed")
@@ -66,9 +71,11 @@ def main() -> int:
             print(f"bench: {line}", file=sys.stderr)
     missed = False
     for case in args.cases:
+        passes = native.THOROUGH if args.thorough else native.PASSES
         if case in native.CASES:
-            passes = native.THOROUGH if args.thorough else native.PASSES
             environment, rows = native.measure(case, passes)
+        elif case == "python":
+            environment, rows = python.measure(passes // 2)
         else:
             environment, rows = guest.measure(case)
         show(case, environment, rows)

@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""The Pythons that are here, of the versions that the extension knows."""
+"""The Pythons that are here, of the versions that the extension knows, and kfiber in each."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from kfiber import module
+
+ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+# What tests and benchmarks want besides.
+TOOLS = ("greenlet>=3", "pyperf>=2.6", "pytest>=8", "pytest-timeout>=2.3")
+# What an installation is made of.
+SOURCES = ("lib", "uapi", "python/kfiber", "setup.py", "pyproject.toml", "MANIFEST.in")
+COPIED = (*SOURCES, "README.md", "LICENSES", "kmod")
+KINDS = {".c", ".h", ".S", ".py", ".pyi", ".map", ".toml", ".in"}
 
 # Says where it is if it can make a virtual environment and build an extension.
 _PROGRAM = """\
@@ -35,3 +45,54 @@ def find(version: str) -> Path | None:
         if done.returncode == 0 and done.stdout.strip():
             return Path(done.stdout.strip()).resolve()
     return None
+
+
+def _fingerprint(python: Path) -> str:
+    """Of all that an installation depends on."""
+    state = hashlib.sha256(f"{python.stat().st_mtime_ns} {TOOLS}".encode())
+    for name in SOURCES:
+        path = ROOT / name
+        for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if each.is_file() and each.suffix in KINDS:
+                state.update(f"{each.relative_to(ROOT)}\0".encode() + each.read_bytes())
+    return state.hexdigest()
+
+
+def _copy(target: Path) -> None:
+    """The sources: a build leaves its files beside them."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "*.ko")
+    target.mkdir(parents=True)
+    for name in COPIED:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, target / name, symlinks=True, ignore=ignore)
+        else:
+            shutil.copy(path, target / name)
+
+
+def environment(version: str) -> Path | None:
+    """The Python of a virtual environment of that version with this checkout's kfiber.
+
+    It is in the cache, and made anew when the sources have changed. None: that version is not here.
+    RuntimeError: what pip said.
+    """
+    python = find(version)
+    if python is None:
+        return None
+    folder = module.cache() / "python" / version
+    stamp, inside = folder / "kfiber-fingerprint", folder / "bin" / "python"
+    state = _fingerprint(python)
+    if stamp.exists() and stamp.read_text() == state and inside.exists():
+        return inside
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    _copy(folder / "source")
+    done = subprocess.run(
+        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", *TOOLS,
+         folder / "source"],
+        env={**os.environ, "CPPFLAGS": "-Werror"}, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"Python {version}: {done.stderr.strip()}")
+    stamp.write_text(state)
+    return inside

@@ -7,73 +7,21 @@ do, from the checkout. It is made anew when the sources have changed.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from interpreters import VERSIONS, find
-from kfiber import module
+from interpreters import VERSIONS, environment
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SOURCES = ("lib", "uapi", "python/kfiber", "setup.py", "pyproject.toml", "MANIFEST.in")
 # Where a fiber is run by a processor that is emulated.
 SLOW = 10
 
 pytestmark = pytest.mark.skipif("KFIBER_INNER" in os.environ, reason="runs the others, not itself")
-
-
-def fingerprint(python):
-    state = hashlib.sha256(str(python.stat().st_mtime_ns).encode())
-    for name in SOURCES:
-        path = ROOT / name
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for each in files:
-            if each.is_file() and each.suffix in (".c", ".h", ".S", ".py", ".pyi", ".map", ".toml"):
-                state.update(f"{each.relative_to(ROOT)}\0".encode() + each.read_bytes())
-    return state.hexdigest()
-
-
-def environment(version):
-    """The Python of a virtual environment of that version with this checkout's kfiber."""
-    python = find(version)
-    if python is None:
-        pytest.skip(f"no Python {version} with its headers and ensurepip here")
-    folder = module.cache() / "python" / version
-    stamp = folder / "kfiber-fingerprint"
-    inside = folder / "bin" / "python"
-    state = fingerprint(python)
-    if stamp.exists() and stamp.read_text() == state and inside.exists():
-        return inside
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", folder], check=True)
-    # A copy: a build leaves its files beside the sources.
-    copy = folder / "source"
-    for name in (*SOURCES, "README.md", "LICENSES", "kmod"):
-        path = ROOT / name
-        if path.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "*.ko")
-            shutil.copytree(path, copy / name, symlinks=True, ignore=ignore)
-        else:
-            copy.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copy / name)
-    pip = [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    tools = ["pytest>=8", "pytest-timeout>=2.3", "greenlet>=3"]
-    done = subprocess.run(
-        [*pip, *tools, copy],
-        env={**os.environ, "CPPFLAGS": "-Werror"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    stamp.write_text(state)
-    return inside
 
 
 def run(python, *, timeout, **settings):
@@ -101,6 +49,8 @@ def run(python, *, timeout, **settings):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_python(version, swap):
     python = environment(version)
+    if python is None:
+        pytest.skip(f"no Python {version} with its headers and ensurepip here")
     settings = {"KFIBER_SWAP": "public" if swap == "public" else "", "KFIBER_ENGINE": "local"}
     if swap == "fast":
         done = subprocess.run(
