@@ -21,11 +21,11 @@ from native import Figures, engine, interleave, machine
 from peers import PeerError
 from row import Row, row
 
-from interpreters import VERSIONS, environment
+from interpreters import environment
 
 PROGRAM = Path(__file__).with_name("coroutine.py")
 # Those that the goals are for.
-MEASURED = VERSIONS[1:]
+MEASURED = ("3.11", "3.12", "3.13")
 # Of a processor that is left alone, as a rule.
 PROCESSOR = max(os.sched_getaffinity(0))
 SECONDS = 300

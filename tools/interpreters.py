@@ -13,7 +13,7 @@ from pathlib import Path
 from kfiber import module
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 # What tests and benchmarks want besides.
 TOOLS = ("greenlet>=3", "pyperf>=2.6", "pytest>=8", "pytest-timeout>=2.3")
 # What an installation is made of.

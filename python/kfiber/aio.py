@@ -114,7 +114,7 @@ def _new(func: Callable[..., Any], args: Any, kwargs: Any) -> _TaskFiber:
         raise RuntimeError("to_fiber() works in tasks of asyncio only")
     fiber = _TaskFiber(
         _call,
-        *(task.get_loop(), sys.get_asyncgen_hooks(), func, args, kwargs),
+        *(task, sys.get_asyncgen_hooks(), func, args, kwargs),
         name=getattr(func, "__qualname__", type(func).__name__),
         context=_context(),
     )
@@ -122,14 +122,18 @@ def _new(func: Callable[..., Any], args: Any, kwargs: Any) -> _TaskFiber:
     return fiber
 
 
-def _call(
-    loop: asyncio.AbstractEventLoop, hooks: Any, func: Callable[..., Any], args: Any, kwargs: Any
-) -> Any:
+def _call(task: Any, hooks: Any, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The fiber's target: hands its pin out, then does the call."""
     # A loop that was started in a fiber is seen in that one only.
     if asyncio._get_running_loop() is None:
+        loop = task.get_loop()
         asyncio._set_running_loop(loop)
         sys.set_asyncgen_hooks(*hooks)
+        # So is its task from 3.14 on; before, a loop's task is known everywhere.
+        if sys.version_info >= (3, 14):
+            asyncio.tasks._swap_current_task(loop, task)
+    # Weak elsewhere: the task owns the coroutine, and that this fiber.
+    del task
     _leave_with(_pinned()).switch()
     return func(*args, **kwargs)
 

@@ -117,6 +117,9 @@ def test_objects_go_at_once_on_the_smallest_stack():
     assert Fiber(target, stack_size=64 << 10).switch() == 0
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="the parser looks at the stack pointer from 3.14 on"
+)
 def test_a_stack_overflow_is_a_segmentation_fault(python):
     """The parser does not count its recursion: the guard page ends it."""
     done = python(

@@ -43,6 +43,7 @@ void fiber_retire(Fiber *self)
 	Py_CLEAR(self->locals);
 	Py_CLEAR(self->loop);
 	Py_CLEAR(self->hooks);
+	Py_CLEAR(self->task);
 }
 
 /* --- creation ------------------------------------------------------------ */
@@ -222,6 +223,7 @@ static int Fiber_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->locals);
 	Py_VISIT(self->loop);
 	Py_VISIT(self->hooks);
+	Py_VISIT(self->task);
 	if (self->state == STATE_SUSPENDED && self->tstate)
 		return interpreter_visit(self->tstate, visit, arg);
 	return 0;

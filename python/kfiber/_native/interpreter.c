@@ -22,11 +22,16 @@
  *	state._status			3.12 on		(declared)
  *	last holder of the GIL		3.13		the debug offsets
  *	the main thread's state		3.13		it lies behind the main thread's number
+ *
+ * From 3.14 on there is the public swap only.
  */
 #define Py_BUILD_CORE 1
 #include "interpreter.h"
 
-#if PY_VERSION_HEX >= 0x030b0000
+#if PY_VERSION_HEX >= 0x030e0000
+#include <pycore_interpframe.h>
+#include <pycore_tstate.h>
+#elif PY_VERSION_HEX >= 0x030b0000
 #include <pycore_frame.h>
 #endif
 #if PY_VERSION_HEX >= 0x030d0000
@@ -41,14 +46,20 @@
 
 #include <frameobject.h>
 
-#if PY_VERSION_HEX < 0x030a0000 || PY_VERSION_HEX >= 0x030e0000
-#error "kfiber knows CPython 3.10 to 3.13"
+#if PY_VERSION_HEX < 0x030a0000 || PY_VERSION_HEX >= 0x030f0000
+#error "kfiber knows CPython 3.10 to 3.14"
+#endif
+
+#if PY_VERSION_HEX < 0x030d0000
+#define PyThreadState_GetUnchecked _PyThreadState_UncheckedGet
 #endif
 
 #define V310 (PY_VERSION_HEX < 0x030b0000)
 #define V311 (PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000)
 #define V312 (PY_VERSION_HEX >= 0x030c0000 && PY_VERSION_HEX < 0x030d0000)
-#define V313 (PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000)
+/* And newer. */
+#define V313 (PY_VERSION_HEX >= 0x030d0000)
+#define V314 (PY_VERSION_HEX >= 0x030e0000)
 
 /* The releases that the tests run on: version << 8 without the release level. */
 static const unsigned long tested[] = {
@@ -166,6 +177,7 @@ static void list_insert(PyThreadState *state)
 
 /* --- states for fibers --------------------------------------------------- */
 
+#if !V314
 /*
  * A level of C recursion takes less than 1 KiB. What the interpreter does not
  * count (the parser, C libraries, a signal's frame) has the rest.
@@ -181,16 +193,35 @@ static int lesser(int a, int b)
 {
 	return a < b ? a : b;
 }
+#endif
 
-#if V313
+#if V313 && !V314
 #define C_RECURSION_LIMIT Py_C_RECURSION_LIMIT
 #endif
 
-/* Counters anew, as for a thread whose stack has that size. */
-static void state_limit(PyThreadState *state, size_t stack_size)
-{
-	int limit = Py_GetRecursionLimit(), stack = recursion_limit(stack_size);
+#if V314
+/* PyUnstable_ThreadState_SetStackProtection(), which the first releases of 3.14 lack. */
+static int (*set_stack)(PyThreadState *state, void *start, size_t size);
+#endif
 
+/* Counters anew, as for a thread whose stack has that size. -1 with an exception set. */
+static int state_limit(PyThreadState *state, fiber_id_t id, size_t stack_size)
+{
+	int limit = Py_GetRecursionLimit();
+#if V314
+	struct fiber_stat stat;
+
+	(void)stack_size;
+	state->py_recursion_limit = limit;
+	state->py_recursion_remaining = limit;
+	/* Of C it looks at the stack pointer. Without a fiber: the thread's own stack. */
+	if (!id || fiber_get_stat(id, &stat))
+		return 0;
+	return set_stack(state, (void *)stat.stack_start, stat.stack_size);
+#else
+	int stack = recursion_limit(stack_size);
+
+	(void)id;
 #if V310
 	/* It counts upwards to the limit of all threads. */
 	state->recursion_depth = limit - lesser(limit, stack);
@@ -202,9 +233,11 @@ static void state_limit(PyThreadState *state, size_t stack_size)
 	state->py_recursion_remaining = limit;
 	state->c_recursion_remaining = lesser(C_RECURSION_LIMIT, stack);
 #endif
+	return 0;
+#endif
 }
 
-PyThreadState *interpreter_state_new(size_t stack_size)
+PyThreadState *interpreter_state_new(fiber_id_t id, size_t stack_size)
 {
 	PyThreadState *state = pool;
 
@@ -220,7 +253,10 @@ PyThreadState *interpreter_state_new(size_t stack_size)
 		}
 		list_replace(state, NULL);
 	}
-	state_limit(state, stack_size);
+	if (state_limit(state, id, stack_size)) {
+		interpreter_state_free(state);
+		return NULL;
+	}
 	return state;
 }
 
@@ -306,6 +342,19 @@ static PyObject **loop_place(PyThreadState *state)
 }
 #endif
 
+#if V314
+/* The task that runs, and all that were made here: behind the loop. */
+static void move_tasks(PyThreadState *from, PyThreadState *to)
+{
+	_PyThreadStateImpl *left = (_PyThreadStateImpl *)from, *here = (_PyThreadStateImpl *)to;
+
+	here->asyncio_running_task = left->asyncio_running_task;
+	left->asyncio_running_task = NULL;
+	if (__builtin_expect(!llist_empty(&left->asyncio_tasks_head), 0))
+		llist_concat(&here->asyncio_tasks_head, &left->asyncio_tasks_head);
+}
+#endif
+
 #if V310 || V311
 /* Whether the evaluation loop that goes on here traces: not within a tracer. */
 static inline void set_tracing(PyThreadState *to)
@@ -385,7 +434,7 @@ static void status_init(void)
 
 	state._status.active = 1;
 	state._status.bound_gilstate = 1;
-#if V313
+#if V313 && !V314
 	state._status.holds_gil = 1;
 #endif
 	memcpy(&status_current, &state._status, sizeof(status_current));
@@ -429,6 +478,9 @@ void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 	if (loop_offset) {
 		*loop_place(to) = *loop_place(from);
 		*loop_place(from) = NULL;
+#if V314
+		move_tasks(from, to);
+#endif
 	}
 #endif
 	if (V310 || V311 || fast)
@@ -663,7 +715,7 @@ static bool is_current(PyThreadState *state, PyThreadState *other)
 			return false;
 		listed |= each == state;
 	}
-	return listed && PyThreadState_Get() == state && _PyThreadState_UncheckedGet() == state &&
+	return listed && PyThreadState_Get() == state && PyThreadState_GetUnchecked() == state &&
 	       PyGILState_GetThisThreadState() == state && PyGILState_Check();
 }
 
@@ -674,7 +726,7 @@ static int try_swap(void)
 	PyGILState_STATE ensured;
 	bool right;
 
-	there = interpreter_state_new(1 << 20);
+	there = interpreter_state_new(0, 1 << 20);
 	if (!there)
 		return -1;
 	interpreter_swap(here, there, false);
@@ -712,12 +764,22 @@ int interpreter_init(void)
 	int works;
 
 	interpreter = PyInterpreterState_Get();
+#if V314
+	*(void **)&set_stack = dlsym(RTLD_DEFAULT, "PyUnstable_ThreadState_SetStackProtection");
+	if (!set_stack) {
+		PyErr_SetString(PyExc_ImportError, "kfiber: this release of Python 3.14 cannot be told where "
+						   "a fiber's stack is; mend: install a newer one");
+		return -1;
+	}
+#endif
 	if (!find_key()) {
 		PyErr_SetString(PyExc_ImportError, "kfiber: the thread state of this thread was not found");
 		return -1;
 	}
 	if (wish && !strcmp(wish, "public"))
 		swap_name = "public (KFIBER_SWAP)";
+	else if (V314)
+		swap_name = "public (not known to be fast on 3.14)";
 	else if (!is_tested())
 		swap_name = "public (not tested on this release)";
 	else if (!find_all())
@@ -763,7 +825,7 @@ int interpreter_loop_find(PyObject *get, PyObject *set)
 #if V313
 	PyThreadState *state = PyThreadState_Get();
 	PyObject *before = PyObject_CallNoArgs(get), *probe = PyList_New(0);
-	size_t end = sizeof(PyThreadState), words = 8, found = 0, offset, i;
+	size_t end = sizeof(PyThreadState), words = 8, found = 0, offset = 0, i;
 
 	if (before && probe) {
 		Py_XDECREF(PyObject_CallOneArg(set, probe));
@@ -779,12 +841,32 @@ int interpreter_loop_find(PyObject *get, PyObject *set)
 	Py_XDECREF(probe);
 	if (found != 1)
 		return -1;
+#if V314
+	_PyThreadStateImpl *here = (_PyThreadStateImpl *)state;
+
+	if (offset != offsetof(_PyThreadStateImpl, asyncio_running_loop) ||
+	    here->asyncio_tasks_head.next->prev != &here->asyncio_tasks_head)
+		return -1;
+#endif
 	loop_offset = offset;
 #else
 	(void)get;
 	(void)set;
 #endif
 	return 0;
+}
+
+PyObject *interpreter_task_swap(PyObject *task)
+{
+#if V314
+	_PyThreadStateImpl *here = (_PyThreadStateImpl *)PyThreadState_Get();
+	PyObject *former = here->asyncio_running_task;
+
+	here->asyncio_running_task = task;
+	return former;
+#else
+	return task;
+#endif
 }
 
 bool interpreter_loop_changed(struct thread *thread)
@@ -852,6 +934,13 @@ static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
 #define FRAME_FUNCTION(frame)	((frame)->f_funcobj)
 #define FRAME_ON_C_STACK(frame)	((frame)->owner == FRAME_OWNED_BY_CSTACK)
 #define FRAME_TOP(state)	((state)->cframe->current_frame)
+#elif V314
+/* What is borrowed or no object has a tag; who lends it is visited. */
+#define REFERENCE(ref)		((ref).bits & Py_INT_TAG ? NULL : (PyObject *)(ref).bits)
+#define FRAME_CODE(frame)	PyStackRef_AsPyObjectBorrow((frame)->f_executable)
+#define FRAME_FUNCTION(frame)	REFERENCE((frame)->f_funcobj)
+#define FRAME_ON_C_STACK(frame)	((frame)->owner >= FRAME_OWNED_BY_INTERPRETER)
+#define FRAME_TOP(state)	((state)->current_frame)
 #else
 #define FRAME_CODE(frame)	((frame)->f_executable)
 #define FRAME_FUNCTION(frame)	((frame)->f_funcobj)
@@ -859,6 +948,26 @@ static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
 #define FRAME_TOP(state)	((state)->current_frame)
 #endif
 
+#if V314
+/* How much of the frame's stack is in use is written down before each call. */
+static int frame_visit(_PyInterpreterFrame *frame, visitproc visit, void *arg)
+{
+	_PyStackRef *slot;
+
+	if (FRAME_ON_C_STACK(frame) || frame->owner == FRAME_OWNED_BY_FRAME_OBJECT)
+		return 0;
+	/* Generators visit themselves unless they run. */
+	if (frame->owner == FRAME_OWNED_BY_THREAD) {
+		Py_VISIT(frame->frame_obj);
+		Py_VISIT(frame->f_locals);
+		Py_VISIT(FRAME_FUNCTION(frame));
+		Py_VISIT(REFERENCE(frame->f_executable));
+		for (slot = frame->localsplus; slot < frame->stackpointer; slot++)
+			Py_VISIT(REFERENCE(*slot));
+	}
+	return 0;
+}
+#else
 /*
  * How much of the frame's stack is in use is known where it has called a Python
  * function. Of others the temporaries are left out: what only they keep is seen
@@ -884,6 +993,7 @@ static int frame_visit(_PyInterpreterFrame *frame, visitproc visit, void *arg)
 		Py_VISIT(frame->localsplus[i]);
 	return 0;
 }
+#endif
 
 static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
 {

@@ -24,8 +24,8 @@ const char *interpreter_swap_name(void);
 #define INTERPRETER_STACK_MIN STACK_MIN
 #endif
 
-/* A thread state for a fiber with a stack of that many bytes; in no list. NULL with an exception set. */
-PyThreadState *interpreter_state_new(size_t stack_size);
+/* A thread state for that fiber, with a stack of that many bytes; in no list. NULL with an exception set. */
+PyThreadState *interpreter_state_new(fiber_id_t id, size_t stack_size);
 
 /* Its fiber has finished. The caller runs another one. */
 void interpreter_state_free(PyThreadState *state);
@@ -45,6 +45,11 @@ void interpreter_set_context(PyThreadState *state, PyObject *context);
 
 /* asyncio has been imported, whose functions these are. -1: its loops cannot be followed. */
 int interpreter_loop_find(PyObject *get, PyObject *set);
+/*
+ * From 3.14 on a thread has the task that runs too, and not the loop. Takes a
+ * reference, and gives back the former one's; NULL is none.
+ */
+PyObject *interpreter_task_swap(PyObject *task);
 /* Whether the running loop may be another one than at the last call. */
 bool interpreter_loop_changed(struct thread *thread);
 

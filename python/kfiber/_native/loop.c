@@ -73,6 +73,8 @@ static void look(struct thread *thread)
 	} else {
 		from->loop = loop;
 		from->hooks = hooks_now();
+		from->task = interpreter_task_swap(thread->task);
+		thread->task = NULL;
 		make_running(thread->loop, thread->hooks);
 		/* A pinned one has it already. */
 		if (!from->home) {
@@ -91,10 +93,12 @@ void loop_leave(struct thread *thread)
 
 void loop_return(Fiber *fiber)
 {
-	PyObject *loop = fiber->loop, *hooks = fiber->hooks;
+	PyObject *loop = fiber->loop, *hooks = fiber->hooks, *task = fiber->task;
+	struct thread *thread = thread_self();
 
-	fiber->loop = fiber->hooks = NULL;
+	fiber->loop = fiber->hooks = fiber->task = NULL;
 	make_running(loop, hooks);
+	Py_XSETREF(thread->task, interpreter_task_swap(task));
 	Py_XDECREF(loop);
 	Py_XDECREF(hooks);
 	if (!fiber->pins) {

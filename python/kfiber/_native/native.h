@@ -51,8 +51,11 @@ struct thread {
 	size_t attached;
 	bool kept;
 	bool alive;
-	/* asyncio's loop that runs on it, and its hooks; NULL: none. Owned. */
-	PyObject *loop, *hooks;
+	/*
+	 * asyncio's loop that runs on it, and its hooks; its task, while a fiber with a loop
+	 * of its own runs. NULL: none. Owned.
+	 */
+	PyObject *loop, *hooks, *task;
 	/* See interpreter_loop_changed(). */
 	uint64_t loop_seen;
 	struct thread *next, **link;
@@ -98,8 +101,8 @@ struct Fiber {
 	Fiber *parent;
 	/* The fiber that waits for it to end, instead of `parent`. Not owned. */
 	Fiber *ender;
-	/* asyncio's loop that it has started, and its hooks, while it is suspended. Owned. */
-	PyObject *loop, *hooks;
+	/* asyncio's loop that it has started, its hooks and task, while it is suspended. Owned. */
+	PyObject *loop, *hooks, *task;
 	PyObject *name;
 	/* Local's attributes by Local's number, NULL until the first. */
 	PyObject *locals;

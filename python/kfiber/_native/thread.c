@@ -67,6 +67,7 @@ static void thread_end(struct thread *thread)
 	fiber_retire(root);
 	Py_CLEAR(thread->loop);
 	Py_CLEAR(thread->hooks);
+	Py_CLEAR(thread->task);
 	Py_DECREF(root);
 	Py_DECREF(current);
 	/* The thread is gone: they unwind on this one. */

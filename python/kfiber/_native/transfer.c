@@ -250,7 +250,7 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 					"are those of Fiber()");
 			goto stay;
 		}
-		to->tstate = interpreter_state_new(to->stack_size);
+		to->tstate = interpreter_state_new(to->id, to->stack_size);
 		if (!to->tstate)
 			goto stay;
 	}
