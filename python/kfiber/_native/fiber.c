@@ -211,10 +211,33 @@ fail:
 
 /* --- end ----------------------------------------------------------------- */
 
+/* The one that was created after it, as a rule the next that a collection visits; NULL: none. */
+static Fiber *newer(Fiber *self)
+{
+	if (!self || !self->link || self->link == &fibers_living)
+		return NULL;
+	return (Fiber *)((char *)self->link - offsetof(Fiber, next));
+}
+
+/* Each visit would wait for memory several times, and there may be 100,000: it is fetched meanwhile. */
+static void expect(Fiber *fiber)
+{
+	int steps;
+
+	for (steps = 1; steps <= EXPECT_STEPS; steps++) {
+		fiber = newer(fiber);
+		if (!fiber)
+			break;
+		if (fiber->state == STATE_SUSPENDED && fiber->tstate)
+			interpreter_expect(fiber->tstate, steps);
+	}
+}
+
 static int Fiber_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	Fiber *self = (Fiber *)op;
 
+	expect(self);
 	Py_VISIT(self->message);
 	Py_VISIT(self->target);
 	Py_VISIT(self->args);

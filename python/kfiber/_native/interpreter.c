@@ -1009,6 +1009,50 @@ static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
 }
 #endif
 
+void interpreter_expect(const PyThreadState *state, int steps)
+{
+#if V310
+	const PyFrameObject *frame = steps > 2 ? NULL : state->frame;
+#define FRAME_PREVIOUS(frame) ((frame)->f_back)
+#else
+	const _PyInterpreterFrame *frame = steps > 2 ? NULL : FRAME_TOP(state);
+#define FRAME_PREVIOUS(frame) ((frame)->previous)
+#endif
+
+	switch (steps) {
+	case 4:
+		__builtin_prefetch(&state->context);
+		__builtin_prefetch(&state->exc_state);
+#if V310
+		__builtin_prefetch(&state->frame);
+#elif V311 || V312
+		__builtin_prefetch(&state->cframe);
+#else
+		__builtin_prefetch(&state->current_frame);
+#endif
+		break;
+	case 3:
+		/* The collector's words lie before an object. */
+		if (state->context)
+			__builtin_prefetch((char *)state->context - 16, 1);
+#if V311 || V312
+		__builtin_prefetch(state->cframe);
+#endif
+		break;
+	case 2:
+		if (frame) {
+			__builtin_prefetch(frame);
+			__builtin_prefetch(frame + 1);
+		}
+		break;
+	default:
+		if (frame && FRAME_PREVIOUS(frame)) {
+			__builtin_prefetch(FRAME_PREVIOUS(frame));
+			__builtin_prefetch((char *)FRAME_PREVIOUS(frame) + 64);
+		}
+	}
+}
+
 int interpreter_visit(PyThreadState *state, visitproc visit, void *arg)
 {
 	Py_VISIT(state->context);

@@ -56,6 +56,13 @@ bool interpreter_loop_changed(struct thread *thread);
 /* Visits what a suspended fiber's thread state owns. */
 int interpreter_visit(PyThreadState *state, visitproc visit, void *arg);
 
+/*
+ * It is visited soon, in EXPECT_STEPS visits first, then in one less: what is looked at
+ * is fetched, step by step.
+ */
+#define EXPECT_STEPS 4
+void interpreter_expect(const PyThreadState *state, int steps);
+
 /* The exception that is set, normalized; clears it. New reference. */
 PyObject *interpreter_error_take(void);
 /* Sets it, and its traceback goes on. Takes the reference. */
