@@ -154,23 +154,26 @@ static const struct vm_operations_struct table_vm_ops = {
 int fiber_table_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct fiber_process *process = file->private_data;
-	struct fiber_observations *table;
+	struct fiber_observations *table = NULL;
 
 	if (!fiber_process_is_current(process))
 		return -EPERM;
 	if (!(vma->vm_flags & VM_SHARED) || (vma->vm_flags & VM_EXEC) || vma->vm_pgoff ||
 	    vma->vm_end - vma->vm_start > FIBER_TABLE_SIZE(1UL << FIBER_SLOT_BITS))
 		return -EINVAL;
-	if (!fiber_process_choose(process, FIBER_ENGINE_MAPPED))
-		return -EBUSY;
-
+	/* Allocated first: what fails must not choose the engine. */
 	if (!READ_ONCE(process->table)) {
 		table = table_alloc();
 		if (!table)
 			return -ENOMEM;
-		if (cmpxchg(&process->table, NULL, table))
-			table_free(table);
 	}
+	if (!fiber_process_choose(process, FIBER_ENGINE_MAPPED)) {
+		if (table)
+			table_free(table);
+		return -EBUSY;
+	}
+	if (table && cmpxchg(&process->table, NULL, table))
+		table_free(table);
 	fiber_vm_flags(vma, VM_DONTCOPY | VM_DONTEXPAND, VM_MAYEXEC);
 	vma->vm_ops = &table_vm_ops;
 	return 0;

@@ -48,8 +48,12 @@ void sanitizer_convert(struct control *own)
 
 void sanitizer_forget(struct control *control)
 {
+	const struct stack stack = control_stack(control);
 	void *context;
 
+	/* Frames that were left for good, which the next fiber has its own in. */
+	if (__asan_unpoison_memory_region && !control->home)
+		__asan_unpoison_memory_region(stack.start, stack.size);
 	if (!contexts)
 		return;
 	context = atomic_exchange(&contexts[control_slot(control)], NULL);

@@ -107,7 +107,12 @@ int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct f
  * The signal mask belongs to the fiber with engine "kernel" and to the thread with
  * the others. A thread that ends by the exit system call leaves its fiber EBUSY with
  * "local". The child of a fork() keeps what was suspended, and what forked; what
- * other threads ran is EOWNERDEAD. With "kernel" the child has no fibers.
+ * other threads ran is EOWNERDEAD. With "kernel" the child has no fibers. A fork()
+ * on another thread's own fiber is undefined: the child's C library takes that stack
+ * for a free one.
+ *
+ * An alternate stack that lies within the fiber's own stack is not told from it, so
+ * that a switch there succeeds: let it lie elsewhere.
  */
 int fiber_switch(fiber_id_t id);
 

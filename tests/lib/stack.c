@@ -352,6 +352,36 @@ static bool readable(const char *address)
 	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == 1;
 }
 
+extern __attribute__((weak)) void *__asan_region_is_poisoned(void *start, size_t size);
+
+static void leaves_frames(void *arg)
+{
+	char buffer[200];
+
+	memset(buffer, 1, sizeof(buffer));
+	__asm__ volatile("" : : "r"(buffer) : "memory");
+	turns_back(arg);
+}
+
+/* For AddressSanitizer: frames that nobody returned from have zones that nobody may touch. */
+TEST(a_stack_is_as_new_for_the_next_fiber)
+{
+	struct fiber_stat stat;
+	fiber_id_t id;
+	char *start;
+
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&id, leaves_frames, NULL, NULL));
+	CHECK_OK(fiber_switch(id));
+	start = (char *)stat_of(id).stack_start;
+	CHECK_OK(fiber_delete(id));
+	CHECK_OK(fiber_create(&id, turns_back, NULL, NULL));
+	stat = stat_of(id);
+	CHECK((char *)stat.stack_start == start);
+	if (__asan_region_is_poisoned)
+		CHECK(!__asan_region_is_poisoned(start, stat.stack_size));
+}
+
 /* Guards are made for several stacks at once, and memory is given back likewise. */
 TEST(guards_stay_where_memory_is_given_back)
 {
