@@ -100,6 +100,20 @@ static PyObject *default_name(PyObject *target)
 	return PyUnicode_FromString(Py_TYPE(target)->tp_name);
 }
 
+/*
+ * The creator's. An empty one is as good as none: the interpreter makes it when it is
+ * wanted, and most fibers do without. -1 with an exception set.
+ */
+static int copy_context(Fiber *self)
+{
+	PyObject *context = PyThreadState_Get()->context;
+	Py_ssize_t size = context ? PyObject_Size(context) : 0;
+
+	if (size > 0)
+		self->context = PyContext_CopyCurrent();
+	return size < 0 || (size && !self->context) ? -1 : 0;
+}
+
 static int create(Fiber *self)
 {
 	char name[FIBER_NAME_MAX + 1];
@@ -196,11 +210,11 @@ static PyObject *Fiber_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	self->args = PyTuple_GetSlice(args, 1, PyTuple_GET_SIZE(args));
 	if (!self->name)
 		self->name = default_name(target);
-	if (!self->context)
-		self->context = PyContext_CopyCurrent();
+	if (!self->context && copy_context(self))
+		goto fail;
 	if (!self->parent)
 		self->parent = (Fiber *)Py_NewRef((PyObject *)thread->current);
-	if (!self->args || !self->name || !self->context || create(self))
+	if (!self->args || !self->name || create(self))
 		goto fail;
 	self->state = STATE_NEW;
 	return (PyObject *)self;
@@ -222,15 +236,20 @@ static Fiber *newer(Fiber *self)
 /* Each visit would wait for memory several times, and there may be 100,000: it is fetched meanwhile. */
 static void expect(Fiber *fiber)
 {
+	const char *line;
 	int steps;
 
 	for (steps = 1; steps <= EXPECT_STEPS; steps++) {
 		fiber = newer(fiber);
 		if (!fiber)
-			break;
+			return;
 		if (fiber->state == STATE_SUSPENDED && fiber->tstate)
 			interpreter_expect(fiber->tstate, steps);
 	}
+	/* Itself, with the collector's words before it. */
+	fiber = newer(fiber);
+	for (line = (char *)fiber - 16; fiber && line < (char *)(fiber + 1); line += 64)
+		__builtin_prefetch(line, 1);
 }
 
 static int Fiber_traverse(PyObject *op, visitproc visit, void *arg)
