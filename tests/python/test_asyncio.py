@@ -122,20 +122,21 @@ def test_after_a_migration_it_is_the_other_threads_loop(thread):
 
     def target():
         while True:
-            seen.append(running())
+            loop = running()
+            seen.append((loop, loop and asyncio.current_task()))
             kfiber.root().switch()
 
     fiber = Fiber(target)
 
     async def enter():
         fiber.switch()
-        return asyncio.get_running_loop()
+        return asyncio.get_running_loop(), asyncio.current_task()
 
     here = asyncio.run(enter())
     thread(fiber.switch)
     there = thread(lambda: asyncio.run(enter()))
     fiber.switch()
-    assert seen == [here, None, there, None]
+    assert seen == [here, (None, None), there, (None, None)]
 
 
 def test_an_unreachable_one_with_a_loop_is_ended():

@@ -41,6 +41,27 @@ def test_a_given_context_is_used_itself():
     assert variable.get() == "none"
 
 
+def test_nothing_to_copy(thread):
+    """A thread has no context before it sets a variable: nor have its fibers."""
+
+    def target(name):
+        assert variable.get() == "none"
+        variable.set(name)
+        kfiber.root().switch()
+        return variable.get()
+
+    def create():
+        fibers = [Fiber(target, name) for name in "ab"]
+        for fiber in fibers:
+            fiber.switch()
+        assert variable.get() == "none"
+        variable.set("mine")
+        assert [fiber.switch() for fiber in fibers] == ["a", "b"]
+        return variable.get()
+
+    assert thread(create) == "mine"
+
+
 def test_it_moves_along(thread):
     main = kfiber.current()
 

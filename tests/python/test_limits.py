@@ -228,6 +228,38 @@ def test_too_many_mappings_name_the_limit(python):
     assert again == "again"
 
 
+def test_as_many_as_the_module_allows(python):
+    if kfiber.engine() == "local":
+        pytest.skip("engine local: 1,000,000, which take too much memory for a test")
+    done = python(
+        """
+        import kfiber, pathlib
+        parameter = pathlib.Path("/sys/module/fiber/parameters/max_fibers")
+        before = parameter.read_text()
+        # It is read at the first use.
+        parameter.write_text("100")
+        try:
+            main = kfiber.current()
+        finally:
+            parameter.write_text(before)
+        fibers = []
+        try:
+            while len(fibers) < 1000:
+                fibers.append(kfiber.Fiber(main.switch))
+        except kfiber.FiberLimitError as error:
+            print(error)
+        assert len(fibers) == len(kfiber.fibers()) - 1 == 99, len(fibers)
+        for fiber in fibers:
+            fiber.switch()
+        fibers.clear()
+        kfiber.Fiber(print, "again").switch()
+        """
+    )
+    error, again = done.stdout.splitlines()
+    assert "max_fibers" in error
+    assert again == "again"
+
+
 def test_memory_of_a_suspended_fiber():
     main = kfiber.current()
 

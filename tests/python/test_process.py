@@ -143,8 +143,15 @@ def test_fork(python):
 def test_fork_in_a_fiber(python):
     python(
         """
-        import os, kfiber
+        import os, threading, kfiber
         main = kfiber.current()
+        def run_in_a_thread():
+            result = []
+            worker = threading.Thread(
+                target=lambda: result.append(kfiber.Fiber(lambda: "there").switch()))
+            worker.start()
+            worker.join()
+            assert result == ["there"]
         def forker():
             child = os.fork()
             if child:
@@ -154,7 +161,9 @@ def test_fork_in_a_fiber(python):
                 assert kfiber.current() is kfiber.root() is fiber
                 assert main.state == "finished"
                 assert kfiber.Fiber(lambda: "new").switch() == "new"
+                run_in_a_thread()
                 raise SystemExit(3)
+            run_in_a_thread()
             main.switch("child")
             return "end of the child"
         fiber = kfiber.Fiber(forker)
@@ -346,6 +355,21 @@ def test_no_switch_inside_a_greenlet(python):
         fiber.switch()
         """
     )
+
+
+def test_an_unknown_release_takes_the_public_swap(python):
+    done = python(
+        """
+        import sys
+        sys.hexversion = sys.hexversion & ~0xff00 | 0xfe00
+        import kfiber
+        from kfiber._native import swap
+        assert kfiber.Fiber(lambda: "value").switch() == "value"
+        print(swap())
+        """,
+        KFIBER_SWAP="",
+    )
+    assert done.stdout == "public (not tested on this release)\n"
 
 
 def test_no_subinterpreters(python):

@@ -85,6 +85,31 @@ def test_profiling_over_a_switch():
     assert events == ["call", "c_call", "c_return", "return"]
 
 
+def test_a_profiler_set_inside_is_the_threads():
+    main = kfiber.current()
+    called = []
+
+    def profile(frame, event, argument):
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    def target():
+        sys.setprofile(profile)
+        main.switch()
+        sys.setprofile(None)
+
+    def function():
+        pass
+
+    fiber = Fiber(target)
+    fiber.switch()
+    function()
+    fiber.switch()
+    function()
+    assert sys.getprofile() is None
+    assert called == ["function"]
+
+
 def test_switching_within_a_tracer():
     main = kfiber.current()
     traced = []
@@ -199,6 +224,44 @@ def test_monitoring_counts_across_fibers(thread):
         monitoring.free_tool_id(tool)
     assert events.count(True) == 2
     assert main is kfiber.current()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring is new in 3.12")
+def test_switching_within_a_monitoring_callback():
+    main = kfiber.current()
+    monitoring = sys.monitoring
+    tool, order = 4, []
+
+    def function():
+        order.append("function")
+
+    def callback(code, offset):
+        if kfiber.current() is main:
+            other.switch()
+        else:
+            main.switch("from the callback")
+
+    def target():
+        while True:
+            order.append("the other one")
+            main.switch()
+
+    monitoring.use_tool_id(tool, "kfiber test")
+    monitoring.register_callback(tool, monitoring.events.PY_START, callback)
+    try:
+        fiber, other = Fiber(function), Fiber(target)
+        monitoring.set_local_events(tool, function.__code__, monitoring.events.PY_START)
+        # That one's call is dealt with only later.
+        assert fiber.switch() == "from the callback"
+        function()
+        function()
+        assert fiber.switch() is None
+        monitoring.set_local_events(tool, function.__code__, 0)
+        function()
+    finally:
+        monitoring.register_callback(tool, monitoring.events.PY_START, None)
+        monitoring.free_tool_id(tool)
+    assert order == ["the other one", "function"] * 2 + ["function"] * 2
 
 
 def test_frames_of_threads_only():

@@ -65,6 +65,29 @@ def test_each_python(version, swap):
     run(python, timeout=60, **settings)
 
 
+def test_a_free_threaded_python_refuses(tmp_path):
+    """What is built for one, in a Python that knows no other way to load it."""
+    build = [sys.executable, ROOT / "setup.py", "-q", "build_ext"]
+    subprocess.run(
+        [*build, "--build-lib", tmp_path, "--build-temp", tmp_path / "objects"],
+        cwd=ROOT,
+        env={**os.environ, "CFLAGS": "-O0 -DPy_GIL_DISABLED=1"},
+        check=True,
+    )
+    (extension,) = tmp_path.glob("kfiber/_native.*.so")
+    program = (
+        "import importlib.util, sys\n"
+        "spec = importlib.util.spec_from_file_location('kfiber._native', sys.argv[1])\n"
+        "try:\n"
+        "    importlib.util.module_from_spec(spec)\n"
+        "except ImportError as error:\n"
+        "    print(error)"
+    )
+    command = [sys.executable, "-c", program, extension]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "free-threaded" in done.stdout
+
+
 @pytest.mark.guest
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("engine", ["kernel", "mapped"])
