@@ -778,8 +778,6 @@ int interpreter_init(void)
 	}
 	if (wish && !strcmp(wish, "public"))
 		swap_name = "public (KFIBER_SWAP)";
-	else if (V314)
-		swap_name = "public (not known to be fast on 3.14)";
 	else if (!is_tested())
 		swap_name = "public (not tested on this release)";
 	else if (!find_all())
