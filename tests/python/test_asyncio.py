@@ -39,6 +39,23 @@ def test_a_fiber_entered_from_a_callback_sees_the_loop():
     assert running() is None
 
 
+def test_tasks_of_a_parked_fiber_are_the_loops():
+    async def work():
+        return asyncio.current_task()
+
+    def create():
+        kfiber.root().switch(asyncio.create_task(work()))
+
+    async def main():
+        fiber = Fiber(create)
+        task = fiber.switch()
+        assert asyncio.all_tasks() == {task, asyncio.current_task()}
+        assert await task is task
+        fiber.switch()
+
+    asyncio.run(main())
+
+
 def test_no_second_loop_under_a_running_one():
     async def nothing():
         pass

