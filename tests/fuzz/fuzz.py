@@ -265,10 +265,12 @@ def guest(args: argparse.Namespace) -> int:
     }
     show(args, summary)
     if failure is not None:
-        print(f"fuzz: found: {failure}\nreplay:\n  {replay(args, seed, share)}", file=sys.stderr)
+        # The other stream is not held back: without this it would be first.
+        sys.stdout.flush()
         # Where workers crashed, those that had to as well.
         log = subprocess.run(["dmesg"], capture_output=True, text=True).stdout
         print(*re.findall(r".*segfault.*", log)[-8:], sep="\n", file=sys.stderr)
+        print(f"fuzz: found: {failure}\nreplay:\n  {replay(args, seed, share)}", file=sys.stderr)
     return 0 if failure is None else 1
 
 

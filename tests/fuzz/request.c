@@ -216,19 +216,27 @@ static void create(const struct step *step)
 	atomic_store(&members[place], result ? 0 : args.id);
 }
 
+/* Of the member that has it, or -1. The borders among drawn ids have TAKEN as well: nobody's. */
+static int place_of(uint64_t id)
+{
+	for (int i = 0; id && id != TAKEN && i < MEMBERS; i++)
+		if (atomic_load(&members[i]) == id)
+			return i;
+	return -1;
+}
+
 static void delete(const struct step *step)
 {
-	uint64_t id = any_id(step->a);
+	uint64_t id = any_id(step->a), gone = id;
+	/* Before the request: a guessed id may be a fiber's that is created after it. */
+	int place = place_of(id);
 	long result = request(DELETE, any_device(step->c), id);
 
 	if (result && result != -ESRCH)
 		return;
 	/* It is gone for good: its stack is free. */
-	for (unsigned int i = 0; id && i < MEMBERS; i++) {
-		uint64_t gone = id;
-
-		atomic_compare_exchange_strong(&members[i], &gone, 0);
-	}
+	if (place >= 0)
+		atomic_compare_exchange_strong(&members[place], &gone, 0);
 	if (!result)
 		atomic_store(&stale[atomic_fetch_add(&stale_next, 1) % ARRAY_SIZE(stale)], id);
 }
