@@ -51,11 +51,13 @@ void exception_attach(void)
 		here = from_thread_pointer(__cxa_get_globals());
 	else
 		here = from_thread_pointer(thread_self()->exceptions);
-	if (atomic_load(&varies) ||
-	    atomic_compare_exchange_strong(&exception_offset, &before, here) || before == here)
+	if (atomic_load(&varies))
 		return;
-	atomic_store(&varies, true);
-	atomic_store(&exception_offset, 0);
+	if (!atomic_compare_exchange_strong(&exception_offset, &before, here) && before != here)
+		atomic_store(&varies, true);
+	/* Also where another thread has found that out just now. */
+	if (atomic_load(&varies))
+		atomic_store(&exception_offset, 0);
 }
 
 /* Not inlined: a compiler may not carry the address over a switch. */
