@@ -21,12 +21,11 @@ static void head_map(void *start)
 	close(file);
 }
 
-bool table_map_private(void *start)
+bool table_map_private(void *wish)
 {
 	const size_t size = FIBER_TABLE_SIZE(CONTROL_SLOTS);
-	void *mapped = mmap(start, size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (start ? MAP_FIXED : 0),
-			    -1, 0);
+	void *mapped = mmap(wish, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (mapped == MAP_FAILED)
 		return false;

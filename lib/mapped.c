@@ -106,23 +106,33 @@ static bool areas_make(int file, uint32_t used)
 	return true;
 }
 
-/* A table of the child's own in place of the parent's. */
+/*
+ * A table of the child's own: where the parent's was, if no handler of fork() that ran
+ * before has mapped something there.
+ */
 static bool device_remap(uint32_t slots, uint32_t number)
 {
+	void *start;
 	int file;
 
 	if (device_open(&file))
 		return false;
-	if (mmap(table.head, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) ==
-	    MAP_FAILED || switch_ioctl(file, FIBER_IOC_COMMIT, slots) ||
+	start = mmap(table.head, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	if (start == MAP_FAILED)
+		goto close;
+	if (switch_ioctl(file, FIBER_IOC_COMMIT, slots) ||
 	    !areas_make(file, head_copy.areas_used) ||
-	    (number && switch_ioctl(file, FIBER_IOC_ATTACH, number))) {
-		close(file);
-		return false;
-	}
+	    (number && switch_ioctl(file, FIBER_IOC_ATTACH, number)))
+		goto unmap;
 	device = file;
-	table.committed = slots;
+	table_place(start, slots);
 	return true;
+
+unmap:
+	munmap(start, length);
+close:
+	close(file);
+	return false;
 }
 
 static const struct engine *mapped_fork_child(uint32_t number)
@@ -135,6 +145,8 @@ static const struct engine *mapped_fork_child(uint32_t number)
 			abort();
 		engine = &engine_local;
 	}
+	head_copy.slots_at = (uintptr_t)table.slots;
+	head_copy.areas_at = (uintptr_t)table.areas;
 	*table.head = head_copy;
 	strncpy(table.head->engine, engine->name, sizeof(table.head->engine) - 1);
 	if (slots_copy)

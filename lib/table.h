@@ -25,7 +25,10 @@ struct table {
 	uint32_t committed;
 };
 
-/* Set by open() and fixed, but for `committed`. head NULL: there is none yet. */
+/*
+ * Set by open() and fixed, but for `committed` and in a forked child, whose table may
+ * lie elsewhere. head NULL: there is none yet.
+ */
 extern struct table table __attribute__((visibility("hidden")));
 
 struct engine;
@@ -42,15 +45,15 @@ struct table_ops {
 	/*
 	 * Around fork(); NULL where memory that is copied does. In the child, whose
 	 * fibers go on, `number` is the only thread's area or 0; the table is as it was
-	 * but for the areas, and the engine may be another one now.
+	 * but for the areas, it and the engine may be others now.
 	 */
 	void (*fork_prepare)(void);
 	void (*fork_parent)(void);
 	const struct engine *(*fork_child)(uint32_t number);
 };
 
-/* A table in private memory, at `start` if that is not NULL. False: no memory. */
-bool table_map_private(void *start);
+/* A table in private memory, at `wish` if nothing is there. False: no memory. */
+bool table_map_private(void *wish);
 
 /* Where the parts of the table at `start` are. */
 static inline void table_place(void *start, uint32_t committed)

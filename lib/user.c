@@ -611,10 +611,13 @@ static int user_delete(fiber_id_t id, struct remains *remains)
 			}
 			err = refusal(id, owner);
 		} else if (word == OWNER_FREE && control->home) {
-			if (thread_gone(control->home)) {
-				owner = atomic_load(&control->owner);
+			uint64_t before = owner;
+			bool gone = thread_gone(control->home);
+
+			/* The fiber's own home only if it has been there all the time. */
+			owner = atomic_load(&control->owner);
+			if (gone || owner != before)
 				continue;
-			}
 			err = EPERM;
 		}
 		if (err) {
@@ -922,6 +925,8 @@ static const struct engine *user_keep(void)
 		if (slot != self->number)
 			memset(&table.areas[slot], 0, sizeof(table.areas[slot]));
 	if (self->number) {
+		self->slot = slot_of(self->current);
+		self->area = &table.areas[self->number];
 		self->area->tid = (uint32_t)gettid();
 		self->area->fiber = self->current_id;
 		area_begin(self->area, cycles());

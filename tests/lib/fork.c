@@ -4,6 +4,10 @@
  * the others it has those that were suspended and the one that forked. The
  * parent never notices.
  */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -160,6 +164,63 @@ TEST(the_child_keeps_suspended_fibers)
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
 	CHECK_OK(fiber_switch(created));
 	status = in_child(goes_on);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	parent_is_whole(1);
+}
+
+/* Where the table is that the child does not inherit. */
+static char *table_start;
+static size_t table_length;
+
+static void table_find(void)
+{
+	char line[512];
+	uintptr_t start, end;
+	FILE *maps = fopen("/proc/self/maps", "r");
+
+	CHECK(maps);
+	while (fgets(line, sizeof(line), maps))
+		if (strstr(line, "/dev/fiber") &&
+		    sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &start, &end) == 2) {
+			table_start = (char *)start;
+			table_length = end - start;
+		}
+	fclose(maps);
+	CHECK(table_start);
+}
+
+/* As an allocator may, whose handler was there before the library's. */
+static void takes_the_tables_place(void)
+{
+	if (!table_start)
+		return;
+	CHECK(mmap(table_start, table_length, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) ==
+	      table_start);
+	memset(table_start, 'x', 4096);
+}
+
+static void goes_on_elsewhere(void)
+{
+	char mine[4096];
+
+	goes_on();
+	memset(mine, 'x', sizeof(mine));
+	CHECK(!memcmp(table_start, mine, sizeof(mine)));
+}
+
+TEST(the_child_overwrites_nothing)
+{
+	int status;
+
+	/* Before the library's, which it registers with its first use. */
+	CHECK(!pthread_atfork(NULL, NULL, takes_the_tables_place));
+	only_on("mapped", "only its child maps the table anew");
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
+	CHECK_OK(fiber_switch(created));
+	table_find();
+	status = in_child(goes_on_elsewhere);
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	parent_is_whole(1);
 }
