@@ -13,7 +13,7 @@
 #include "sanitizer.h"
 #include "switch.h"
 
-/* Its value on a thread only says that the thread was converted. Made once, under the lock. */
+/* Its value on a thread only says that the thread's end is watched. Made once, under the lock. */
 static pthread_key_t watch;
 static bool watching;
 
@@ -67,7 +67,7 @@ _Unwind_Reason_Code end_unwound(int version, _Unwind_Action actions,
 	return _URC_CONTINUE_UNWIND;
 }
 
-/* A converted thread's thread-specific destructor, on the stack that the thread began on. */
+/* A thread-specific destructor, on the stack that the thread began on. */
 static void end_thread(void *unused)
 {
 	const struct engine *engine = engine_current();
@@ -75,11 +75,12 @@ static void end_thread(void *unused)
 	(void)unused;
 
 	/* EINVAL: on another fiber, which may have been left without unwinding its frames. */
-	if (fiber_revert() != EINVAL)
-		return;
-	end_created();
-	if (engine->leave)
-		engine->leave();
+	if (fiber_revert() == EINVAL) {
+		end_created();
+		if (engine->leave)
+			engine->leave();
+	}
+	/* Also of a thread that is no fiber. */
 	overflow_detach();
 }
 

@@ -16,7 +16,7 @@
 #ifndef LIBFIBER_END_H
 #define LIBFIBER_END_H
 
-/* The calling thread is a fiber: takes notice of its end. ENOMEM, EAGAIN. */
+/* Takes notice of the end of the calling thread, fiber or not. ENOMEM, EAGAIN. */
 int end_watch(void);
 
 #endif /* LIBFIBER_END_H */

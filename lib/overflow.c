@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "control.h"
+#include "end.h"
 #include "engine.h"
 #include "lock.h"
 #include "overflow.h"
@@ -145,6 +146,8 @@ int fiber_report_overflow(void)
 			atomic_store(&reporting, true);
 	}
 	lock_drop(&state);
+	if (!err)
+		err = end_watch();
 	if (!err)
 		overflow_attach();
 	return err;

@@ -266,9 +266,11 @@ switch_user:
 	movq	%r11, %rbx
 	/* A fiber that begins has another alignment. */
 	movq	%rsp, %rbp
+	.cfi_def_cfa_register rbp
 	andq	$-16, %rsp
 	call	user_release
 	movq	%rbp, %rsp
+	.cfi_def_cfa_register rsp
 	movq	%rbx, %r11
 	jmp	.Lreleased
 

@@ -104,6 +104,9 @@ int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct f
  * alternate stack. EOWNERDEAD: it was a thread that has ended. EAGAIN: in a signal
  * handler that interrupted a switch or another function of this library.
  *
+ * A created fiber on which a thread ended begins anew at its function. Its keys' values
+ * are destroyed then, but not where the thread ended by the exit system call.
+ *
  * The signal mask belongs to the fiber with engine "kernel" and to the thread with
  * the others. A thread that ends by the exit system call leaves its fiber EBUSY with
  * "local". The child of a fork() keeps what was suspended, and what forked; what
@@ -135,7 +138,7 @@ int fiber_delete(fiber_id_t id);
  * error, with the stack's size, before SIGSEGV does what it did before this call: a
  * handler that was there is called. Threads that are converted from now on, and the calling one,
  * get an alternate signal stack for that if they have none. A second call does
- * nothing. Gives what sigaction(2) gives.
+ * nothing. Gives what sigaction(2) and pthread_setspecific(3) give.
  */
 int fiber_report_overflow(void);
 
@@ -189,7 +192,8 @@ int fiber_fls_get(uint64_t index, uint64_t *value);
  * value per fiber (NULL at first). `destructor` (may be NULL) gets each value
  * that is not NULL when its fiber is deleted, when the thread that runs it ends
  * and when the key is deleted. EAGAIN: FIBER_KEYS_MAX keys exist. EINVAL: no such key.
- * EPERM: the caller is no fiber.
+ * EPERM: the caller is no fiber. A fiber that sets a key while another thread deletes
+ * it may leave its value to the next key of that index.
  */
 int fiber_key_create(fiber_key_t *key, void (*destructor)(void *));
 int fiber_key_delete(fiber_key_t key);

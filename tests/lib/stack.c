@@ -215,6 +215,26 @@ static void no_overflow(void)
 	*(volatile char *)mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) = 1;
 }
 
+static void *reports_only(void *given)
+{
+	stack_t stack;
+
+	CHECK_OK(fiber_report_overflow());
+	CHECK(!sigaltstack(NULL, &stack) && !(stack.ss_flags & SS_DISABLE));
+	*(void **)given = stack.ss_sp;
+	return NULL;
+}
+
+/* ENOMEM: nothing is mapped there. */
+TEST(a_thread_that_is_no_fiber_gives_its_alternate_stack_back)
+{
+	void *given = NULL;
+
+	thread_join(thread_start(reports_only, &given));
+	CHECK(given);
+	CHECK(msync(given, 4096, MS_ASYNC) == -1 && errno == ENOMEM);
+}
+
 TEST(an_overflow_is_reported)
 {
 	static const char line[] = "libfiber: fiber 2 (deep) overflowed its stack of 65536 bytes; "
