@@ -61,8 +61,9 @@ class FiberExit(BaseException):
     """Raised in a suspended fiber that nobody reaches any more, so that it unwinds.
 
     It is raised on the thread that ran the fiber last: at once if that is the one that noticed or
-    is gone, else when that thread next uses fibers or ends. Until it has ended the fiber cannot
-    switch: that is FiberError. One that does not give up is abandoned, with all that it refers to.
+    is gone, else when that thread next uses fibers or ends. That fibers() has shown it meanwhile
+    does not save it. Until it has ended the fiber cannot switch: that is FiberError. One that does
+    not give up is abandoned, with all that it refers to.
     """
 
 @final
@@ -119,7 +120,9 @@ class Fiber:
 
         `name` is shown by all tools, its first 63 bytes at least; default: the target's qualified
         name. `stack_size` is in bytes, at least 64 KiB (what is less than 256 KiB becomes that from
-        3.13 on), 1 MiB by default; memory is taken as it is used, recursion is limited by it.
+        3.13 on), 1 MiB by default; memory is taken as it is used, recursion is limited by it. Up to
+        3.13 a level of recursion in C counts as 1 KiB. Where it takes more, as through
+        `list.sort(key=...)`, RecursionError may come too late: choose a larger stack.
         `context` is what context variables are looked up in, default: a copy of the creator's.
         `parent` gets the target's value: default: the creator.
 
@@ -138,7 +141,8 @@ class Fiber:
         and may run on that thread, else to the thread's root.
 
         FiberRunningError, FiberFinishedError, FiberPinnedError; FiberError within a greenlet other
-        than its thread's main one, and in a fiber that is being ended.
+        than its thread's main one, in a fiber that is being ended, and in finalizers that run when
+        the thread's locals are cleared or the interpreter has ended its threads.
         """
 
     def throw(self, error: BaseException | type[BaseException], /) -> Any:

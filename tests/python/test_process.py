@@ -372,9 +372,11 @@ def test_an_unknown_release_takes_the_public_swap(python):
     assert done.stdout.startswith("public (not ")
 
 
-def test_no_subinterpreters(python):
+@pytest.mark.parametrize("before", ["", "import kfiber; kfiber.current()"])
+def test_no_subinterpreters(python, before):
     python(
-        """
+        f"""
+        {before}
         try:
             import _interpreters as interpreters
         except ImportError:

@@ -79,7 +79,7 @@ def test_a_free_threaded_python_refuses(tmp_path):
         "import importlib.util, sys\n"
         "spec = importlib.util.spec_from_file_location('kfiber._native', sys.argv[1])\n"
         "try:\n"
-        "    importlib.util.module_from_spec(spec)\n"
+        "    spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
         "except ImportError as error:\n"
         "    print(error)"
     )

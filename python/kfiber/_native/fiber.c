@@ -48,24 +48,29 @@ void fiber_retire(Fiber *self)
 
 /* --- creation ------------------------------------------------------------ */
 
-Fiber *fiber_root_new(struct thread *thread, fiber_id_t id)
+Fiber *fiber_root_new(void)
 {
 	Fiber *self = (Fiber *)Fiber_Type.tp_alloc(&Fiber_Type, 0);
 
 	if (!self)
 		return NULL;
-	self->id = id;
 	self->root = true;
+	self->state = STATE_FINISHED;
+	self->name = PyUnicode_FromString("");
+	if (!self->name)
+		Py_CLEAR(self);
+	return self;
+}
+
+void fiber_root_begin(Fiber *self, struct thread *thread, fiber_id_t id)
+{
+	self->id = id;
 	self->state = STATE_RUNNING;
 	self->tstate = PyThreadState_Get();
 	self->thread = self->home = thread;
 	thread_take(thread);
 	thread_take(thread);
-	self->name = PyUnicode_FromString("");
 	fiber_link(self);
-	if (!self->name)
-		Py_CLEAR(self);
-	return self;
 }
 
 /* What libfiber shows: as many whole characters of it as fit. */
@@ -212,6 +217,10 @@ static PyObject *Fiber_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 		self->name = default_name(target);
 	if (!self->context && copy_context(self))
 		goto fail;
+	/* Again: a name or a collection may have run code, and that gone on elsewhere. */
+	thread = thread_convert();
+	if (!thread)
+		goto fail;
 	if (!self->parent)
 		self->parent = (Fiber *)Py_NewRef((PyObject *)thread->current);
 	if (!self->args || !self->name || create(self))
@@ -278,13 +287,13 @@ static int Fiber_clear(PyObject *op)
 
 	if (self->state == STATE_SUSPENDED || self->state == STATE_RUNNING)
 		return 0;
-	Py_CLEAR(self->target);
-	Py_CLEAR(self->args);
-	Py_CLEAR(self->context);
-	Py_CLEAR(self->locals);
-	/* A new one without a parent would be taken for a root. */
-	if (self->state == STATE_FINISHED)
-		Py_CLEAR(self->parent);
+	/* What goes may run code, which must not find it fit to start. */
+	if (self->state == STATE_NEW) {
+		self->state = STATE_FINISHED;
+		fiber_delete(self->id);
+	}
+	fiber_retire(self);
+	Py_CLEAR(self->parent);
 	return 0;
 }
 

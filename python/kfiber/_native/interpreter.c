@@ -809,6 +809,31 @@ void interpreter_attach(void)
 #endif
 }
 
+void interpreter_imported(PyThreadState *root)
+{
+#if V310 || V311 || V312
+	PyThreadState *here = PyThreadState_Get();
+
+	if (here == root || !here->on_delete || root->on_delete)
+		return;
+	root->on_delete = here->on_delete;
+	root->on_delete_data = here->on_delete_data;
+	here->on_delete = NULL;
+	here->on_delete_data = NULL;
+#else
+	(void)root;
+#endif
+}
+
+bool interpreter_ends(void)
+{
+#if V313
+	return Py_IsFinalizing();
+#else
+	return _Py_IsFinalizing();
+#endif
+}
+
 void interpreter_forked(void)
 {
 	if (!find_key())

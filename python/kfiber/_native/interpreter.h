@@ -68,6 +68,15 @@ PyObject *interpreter_error_take(void);
 /* Sets it, and its traceback goes on. Takes the reference. */
 void interpreter_error_give(PyObject *error);
 
+/*
+ * Modules have been imported. Up to 3.12 `threading` has the state that imports it tell
+ * the main thread's end: that is the thread's own one's business, not a fiber's.
+ */
+void interpreter_imported(PyThreadState *root);
+
+/* Whether only the thread state that ends the interpreter may run. */
+bool interpreter_ends(void);
+
 /* In the child of a fork(). */
 void interpreter_forked(void);
 

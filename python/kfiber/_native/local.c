@@ -15,28 +15,30 @@ typedef struct {
 static PyObject *attributes(Local *self)
 {
 	struct thread *thread = thread_convert();
-	PyObject *dict;
+	PyObject *dict, *new;
 	Fiber *fiber;
 
 	if (!thread)
 		return NULL;
 	fiber = thread->current;
+	/* A new dictionary may start a collection, whose finalizers may set attributes. */
 	if (!fiber->locals) {
-		fiber->locals = PyDict_New();
-		if (!fiber->locals)
+		new = PyDict_New();
+		if (!new)
 			return NULL;
+		if (fiber->locals)
+			Py_DECREF(new);
+		else
+			fiber->locals = new;
 	}
 	dict = PyDict_GetItemWithError(fiber->locals, self->number);
 	if (dict || PyErr_Occurred())
 		return dict;
-	dict = PyDict_New();
-	if (!dict)
+	new = PyDict_New();
+	if (!new)
 		return NULL;
-	if (PyDict_SetItem(fiber->locals, self->number, dict)) {
-		Py_DECREF(dict);
-		return NULL;
-	}
-	Py_DECREF(dict);
+	dict = PyDict_SetDefault(fiber->locals, self->number, new);
+	Py_DECREF(new);
 	return dict;
 }
 

@@ -72,15 +72,15 @@ static void look(struct thread *thread)
 		Py_XDECREF(loop);
 	} else {
 		from->loop = loop;
-		from->hooks = hooks_now();
-		from->task = interpreter_task_swap(thread->task);
-		thread->task = NULL;
-		make_running(thread->loop, thread->hooks);
-		/* A pinned one has it already. */
+		/* Before what may run code. A pinned one has it already. */
 		if (!from->home) {
 			from->home = thread;
 			thread_take(thread);
 		}
+		from->hooks = hooks_now();
+		from->task = interpreter_task_swap(thread->task);
+		thread->task = NULL;
+		make_running(thread->loop, thread->hooks);
 	}
 	PyErr_Clear();
 }

@@ -166,35 +166,47 @@ static int call(const char *module, const char *function, const char *keyword, P
 	return result ? 0 : -1;
 }
 
-static struct PyModuleDef definition = {
-	PyModuleDef_HEAD_INIT,
-	.m_name = "kfiber._native",
-	.m_size = -1,
-	.m_methods = functions,
-};
-
-PyMODINIT_FUNC PyInit__native(void)
+/* Runs for each import, those of other interpreters included. */
+static int begin(PyObject *module)
 {
-	PyObject *module;
+	/* Owned: what is made once. */
+	static PyObject *first;
 
 #ifdef Py_GIL_DISABLED
 	PyErr_SetString(PyExc_ImportError,
 			"kfiber: a free-threaded Python cannot move fibers between threads");
-	return NULL;
+	return -1;
 #endif
 	if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
 		PyErr_SetString(PyExc_ImportError, "kfiber: fibers run in the main interpreter only");
-		return NULL;
+		return -1;
 	}
+	if (first)
+		return PyDict_Merge(PyModule_GetDict(module), PyModule_GetDict(first), 0);
 	if (interpreter_init())
-		return NULL;
+		return -1;
 	import_modules = PyImport_GetModuleDict();
-	module = PyModule_Create(&definition);
-	if (!module)
-		return NULL;
 	if (error_init(module) || fiber_type_init(module) || local_type_init(module) ||
 	    thread_types_init(module) || call("atexit", "register", NULL, &end_method) ||
 	    call("os", "register_at_fork", "after_in_child", &forked_method))
-		Py_CLEAR(module);
-	return module;
+		return -1;
+	first = Py_NewRef(module);
+	return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+	{ Py_mod_exec, begin },
+	{ 0 },
+};
+
+static struct PyModuleDef definition = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "kfiber._native",
+	.m_methods = functions,
+	.m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+	return PyModuleDef_Init(&definition);
 }

@@ -99,7 +99,7 @@ struct Fiber {
 	PyObject *context;
 	/* Owned; NULL for roots. */
 	Fiber *parent;
-	/* The fiber that waits for it to end, instead of `parent`. Not owned. */
+	/* The fiber that waits for it to end, instead of `parent`. Its wait owns it. */
 	Fiber *ender;
 	/* asyncio's loop that it has started, its hooks and task, while it is suspended. Owned. */
 	PyObject *loop, *hooks, *task;
@@ -119,11 +119,12 @@ struct Fiber {
 extern PyTypeObject Fiber_Type;
 /* All that have not finished, newest first. */
 extern Fiber *fibers_living;
-/* The interpreter ends: nothing is unwound any more. */
+/* The interpreter ends, or soon will: nothing is unwound any more. */
 extern bool fibers_over;
 int fiber_type_init(PyObject *module);
-/* The fiber that the thread itself is. New reference. */
-Fiber *fiber_root_new(struct thread *thread, fiber_id_t id);
+/* What will be the fiber that the calling thread itself is. New reference. */
+Fiber *fiber_root_new(void);
+void fiber_root_begin(Fiber *self, struct thread *thread, fiber_id_t id);
 /* It can never run again. Its references go; arbitrary code may run. */
 void fiber_retire(Fiber *self);
 /* Takes it out of the living ones. */
@@ -186,6 +187,12 @@ static inline struct thread *thread_self(void)
 
 /* Makes it one if it is not. NULL with an exception set. */
 struct thread *thread_convert(void);
+/*
+ * The same, for ending a fiber; also while the interpreter clears the thread's state, and
+ * then `lent` says that thread_give_back() must follow.
+ */
+struct thread *thread_lend(bool *lent);
+void thread_give_back(void);
 void thread_take(struct thread *thread);
 void thread_drop(struct thread *thread);
 /* Ends what is doomed on it. */

@@ -6,9 +6,14 @@
  */
 #include "interpreter.h"
 
+#include <errno.h>
+
 #define KEY "kfiber.thread"
 
 _Thread_local struct thread *kfiber_thread;
+
+/* The id of the thread state that the interpreter clears, or cleared last. 0: none. */
+static _Thread_local uint64_t over;
 
 static struct thread *threads;
 
@@ -27,14 +32,17 @@ void thread_drain(struct thread *thread)
 {
 	Fiber *fiber;
 
-	while ((fiber = thread->doomed)) {
+	thread_take(thread);
+	/* With one's end the caller may go on elsewhere: the rest waits for the next time. */
+	while ((fiber = thread->doomed) && (!thread->alive || thread == thread_self())) {
 		thread->doomed = fiber->next_doomed;
 		fiber->next_doomed = NULL;
-		/* Somebody may have found it in fibers() meanwhile. */
-		if (fiber->state == STATE_SUSPENDED && Py_REFCNT(fiber) == 1)
+		/* Its finalizer has run: if not now, nobody ends it. */
+		if (fiber->state == STATE_SUSPENDED && !fiber->waiting)
 			transfer_end(fiber, true);
 		Py_DECREF(fiber);
 	}
+	thread_drop(thread);
 }
 
 /* The thread is a fiber no more; its own one has finished. */
@@ -78,68 +86,102 @@ static void capsule_free(PyObject *capsule)
 {
 	struct thread *thread = PyCapsule_GetPointer(capsule, KEY);
 
+	/* Else it is attach() that ends. */
+	if (thread == thread_self() && thread->kept)
+		over = PyThreadState_GetID(PyThreadState_Get());
 	thread_end(thread);
 	thread_drop(thread);
 }
 
-/* Its own fiber, and the capsule that tells its end. */
-static int thread_begin(struct thread *thread, fiber_id_t id)
+/*
+ * Not one yet. `lasting`: until the thread ends, which the capsule tells. NULL with an
+ * exception set.
+ */
+static struct thread *convert(bool lasting)
 {
-	PyObject *dict = PyThreadState_GetDict(), *capsule;
+	struct thread *thread = PyMem_Calloc(1, sizeof(*thread));
+	PyObject *dict, *capsule = NULL;
+	Fiber *root = NULL;
+	fiber_id_t id;
 	int err;
 
+	if (!thread) {
+		PyErr_NoMemory();
+		return NULL;
+	}
 	thread->references = 1;
+	/* First all that may run code, which may convert the thread itself. */
+	root = fiber_root_new();
+	if (!root)
+		goto drop;
+	dict = lasting ? PyThreadState_GetDict() : NULL;
+	if (dict)
+		capsule = PyCapsule_New(thread, KEY, capsule_free);
+	if (lasting && !capsule) {
+		if (!PyErr_Occurred())
+			PyErr_NoMemory();
+		goto drop;
+	}
+	if (thread_self())
+		goto drop;
+	err = fiber_convert(0, &id);
+	if (err) {
+		error_raise(err, "this thread cannot run fibers");
+		goto drop;
+	}
+	interpreter_attach();
 	thread->alive = true;
-	thread->root = fiber_root_new(thread, id);
-	if (!thread->root)
-		return -1;
-	thread->current = (Fiber *)Py_NewRef(thread->root);
+	thread->root = root;
+	thread->current = (Fiber *)Py_NewRef((PyObject *)root);
 	thread->next = threads;
 	thread->link = &threads;
 	if (threads)
 		threads->link = &thread->next;
 	threads = thread;
-	capsule = dict ? PyCapsule_New(thread, KEY, capsule_free) : NULL;
-	if (!capsule) {
-		if (!PyErr_Occurred())
-			PyErr_NoMemory();
-		thread_end(thread);
-		return -1;
-	}
-	err = PyDict_SetItemString(dict, KEY, capsule);
-	Py_DECREF(capsule);
-	return err;
+	kfiber_thread = thread;
+	fiber_root_begin(root, thread, id);
+	err = capsule ? PyDict_SetItemString(dict, KEY, capsule) : 0;
+	thread->kept = !err;
+	/* If nobody has it: the thread is none again. */
+	Py_XDECREF(capsule);
+	return err ? NULL : thread;
+
+drop:
+	Py_XDECREF(root);
+	if (capsule)
+		Py_DECREF(capsule);
+	else
+		thread_drop(thread);
+	return PyErr_Occurred() ? NULL : thread_self();
 }
 
 struct thread *thread_convert(void)
 {
 	struct thread *thread = thread_self();
-	fiber_id_t id;
-	int err;
 
 	if (thread)
 		return thread;
-	err = fiber_convert(0, &id);
-	if (err) {
-		error_raise(err, "this thread cannot run fibers");
+	if (over && over == PyThreadState_GetID(PyThreadState_Get())) {
+		error_format(FiberError, ECANCELED, "this thread ends: it cannot run fibers any more");
 		return NULL;
 	}
-	thread = PyMem_Calloc(1, sizeof(*thread));
-	if (!thread) {
-		fiber_revert();
-		PyErr_NoMemory();
-		return NULL;
-	}
-	interpreter_attach();
-	kfiber_thread = thread;
-	thread->kept = true;
-	if (!thread_begin(thread, id))
-		return thread;
-	if (thread_self()) {
-		fiber_revert();
-		kfiber_thread = NULL;
-	}
-	return NULL;
+	return convert(true);
+}
+
+struct thread *thread_lend(bool *lent)
+{
+	struct thread *thread = thread_self();
+
+	*lent = !thread && over && over == PyThreadState_GetID(PyThreadState_Get());
+	return *lent ? convert(false) : thread_convert();
+}
+
+void thread_give_back(void)
+{
+	struct thread *thread = thread_self();
+
+	thread_end(thread);
+	thread_drop(thread);
 }
 
 /*

@@ -99,7 +99,7 @@ static Fiber *heir(Fiber *from, const struct thread *thread, const Fiber *self)
  * The end of a fiber that is being ended and goes elsewhere all the same, again
  * and again: its stack is given up, with all that it refers to.
  */
-static _Noreturn void abandon(struct thread *thread, Fiber *self)
+static _Noreturn void abandon(Fiber *self)
 {
 	Fiber *to = self->ender;
 
@@ -109,7 +109,7 @@ static _Noreturn void abandon(struct thread *thread, Fiber *self)
 	fiber_unlink(self);
 	to->message = Py_NewRef(Py_None);
 	to->failed = false;
-	leave(thread, to);
+	leave(thread_self(), to);
 	Py_FatalError("kfiber: a fiber that was given up goes on");
 }
 
@@ -128,6 +128,7 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 		failed = false;
 	}
 	/* All of this may run code, which may switch. */
+	import_check();
 	interpreter_set_context(self->tstate, NULL);
 	fiber_retire(self);
 	if (loop_imported)
@@ -184,9 +185,13 @@ static bool may_enter(struct thread *thread, Fiber *to)
 
 	if (__builtin_expect(from->exiting, 0)) {
 		if (++from->refusals > REFUSALS_MAX)
-			abandon(thread, from);
+			abandon(from);
 		error_format(FiberError, ECANCELED,
 			     "nobody reaches this fiber any more: it may not leave before it has ended");
+		return false;
+	}
+	if (__builtin_expect(fibers_over, 0) && interpreter_ends()) {
+		error_format(FiberError, ECANCELED, "the interpreter ends: fibers run no more");
 		return false;
 	}
 	if (__builtin_expect(to->state != STATE_SUSPENDED && to->state != STATE_NEW, 0)) {
@@ -225,20 +230,26 @@ static PyObject *finish_unrun(struct thread *thread, Fiber *self, PyObject *erro
 
 PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 {
-	struct thread *thread = thread_self();
+	struct thread *thread;
 	Fiber *from;
 	int err;
 
+	import_check();
+	thread = thread_self();
 	if (__builtin_expect(!thread, 0)) {
 		thread = thread_convert();
 		if (!thread)
 			goto refuse;
 	}
-	import_check();
-	if (__builtin_expect(thread->doomed != NULL, 0))
+	/* What may run code may go on elsewhere. */
+	if (__builtin_expect(thread->doomed != NULL, 0)) {
 		thread_drain(thread);
-	if (loop_imported)
+		thread = thread_self();
+	}
+	if (loop_imported) {
 		loop_leave(thread);
+		thread = thread_self();
+	}
 	if (!may_enter(thread, to))
 		goto stay;
 	if (to->state == STATE_NEW) {
@@ -267,10 +278,11 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 	}
 	error_raise(err, "the switch failed");
 stay:
-	if (thread->current->loop) {
+	from = thread_self()->current;
+	if (from->loop) {
 		PyObject *error = interpreter_error_take();
 
-		loop_return(thread->current);
+		loop_return(from);
 		interpreter_error_give(error);
 	}
 refuse:
@@ -285,10 +297,21 @@ static void report(Fiber *self, int err)
 	PyErr_WriteUnraisable((PyObject *)self);
 }
 
-static void end_here(struct thread *thread, Fiber *self)
+/* What came back in its place. */
+static void end_received(Fiber *self, PyObject *result)
+{
+	/* One that was on its way out already when it was to be ended may have failed by itself. */
+	if (!result && PyErr_ExceptionMatches(FiberExit))
+		PyErr_Clear();
+	else if (!result)
+		PyErr_WriteUnraisable((PyObject *)self);
+	Py_XDECREF(result);
+}
+
+static void end_here(Fiber *self)
 {
 	PyObject *error = PyObject_CallNoArgs(FiberExit);
-	Fiber *from = thread->current;
+	Fiber *from = thread_self()->current;
 	bool waiting = from->waiting;
 	int err;
 
@@ -297,42 +320,52 @@ static void end_here(struct thread *thread, Fiber *self)
 		return;
 	}
 	if (loop_imported)
-		loop_leave(thread);
+		loop_leave(thread_self());
+	/* All that may have run code, to which it may have gone. */
+	if (self->state != STATE_SUSPENDED || self->waiting) {
+		Py_DECREF(error);
+		if (from->loop)
+			loop_return(from);
+		return;
+	}
 	self->message = error;
 	self->failed = true;
 	self->exiting = true;
 	self->ender = from;
 	from->waiting = true;
-	err = leave(thread, self);
+	/* What is unwound may have been the last that referred to it. */
+	Py_INCREF(from);
+	err = leave(thread_self(), self);
 	if (err) {
 		Py_CLEAR(self->message);
 		report(self, err);
 		if (from->loop)
 			loop_return(from);
 	} else {
-		Py_XDECREF(receive(from));
+		end_received(self, receive(from));
 	}
 	from->waiting = waiting;
+	Py_DECREF(from);
 }
 
 void transfer_end(Fiber *self, bool here)
 {
-	struct thread *thread = thread_self(), *owner = self->home ? self->home : self->thread;
+	struct thread *owner = self->home ? self->home : self->thread;
 	PyObject *error;
+	bool lent;
 
 	if (fibers_over)
 		return;
 	error = PyErr_Occurred() ? interpreter_error_take() : NULL;
-	if (!here && owner->alive && owner != thread) {
+	if (!here && owner->alive && owner != thread_self()) {
 		self->next_doomed = owner->doomed;
 		owner->doomed = (Fiber *)Py_NewRef((PyObject *)self);
+	} else if (thread_lend(&lent)) {
+		end_here(self);
+		if (lent)
+			thread_give_back();
 	} else {
-		if (!thread)
-			thread = thread_convert();
-		if (thread)
-			end_here(thread, self);
-		else
-			PyErr_WriteUnraisable((PyObject *)self);
+		PyErr_WriteUnraisable((PyObject *)self);
 	}
 	if (error)
 		interpreter_error_give(error);
