@@ -25,7 +25,8 @@ static const size_t length = FIBER_TABLE_SIZE(CONTROL_SLOTS);
 /* This process's own descriptor of /dev/fiber. */
 static int device;
 
-static int mapped_open(void)
+/* A table of the module's, at `wish` if nothing is there. */
+static int table_map(void *wish)
 {
 	void *start;
 	int err, file;
@@ -33,7 +34,7 @@ static int mapped_open(void)
 	err = device_open(&file);
 	if (err)
 		return err;
-	start = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	start = mmap(wish, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 	if (start == MAP_FAILED) {
 		err = errno;
 		close(file);
@@ -43,6 +44,11 @@ static int mapped_open(void)
 	device = file;
 	table_place(start, 0);
 	return 0;
+}
+
+static int mapped_open(void)
+{
+	return table_map(NULL);
 }
 
 static int mapped_commit(uint32_t slot)
@@ -94,14 +100,14 @@ static void mapped_fork_parent(void)
 }
 
 /* An area's page is there from its first attachment on. */
-static bool areas_make(int file, uint32_t used)
+static bool areas_make(uint32_t used)
 {
 	const uint32_t step = 4096 / sizeof(struct fiber_area);
 	uint32_t i;
 
 	for (i = 0; i < used; i += step)
-		if (switch_ioctl(file, FIBER_IOC_ATTACH, i ? i : 1) ||
-		    switch_ioctl(file, FIBER_IOC_DETACH, 0))
+		if (switch_ioctl(device, FIBER_IOC_ATTACH, i ? i : 1) ||
+		    switch_ioctl(device, FIBER_IOC_DETACH, 0))
 			return false;
 	return true;
 }
@@ -110,29 +116,18 @@ static bool areas_make(int file, uint32_t used)
  * A table of the child's own: where the parent's was, if no handler of fork() that ran
  * before has mapped something there.
  */
-static bool device_remap(uint32_t slots, uint32_t number)
+static bool table_remap(uint32_t slots, uint32_t number)
 {
-	void *start;
-	int file;
-
-	if (device_open(&file))
+	if (table_map(table.head))
 		return false;
-	start = mmap(table.head, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-	if (start == MAP_FAILED)
-		goto close;
-	if (switch_ioctl(file, FIBER_IOC_COMMIT, slots) ||
-	    !areas_make(file, head_copy.areas_used) ||
-	    (number && switch_ioctl(file, FIBER_IOC_ATTACH, number)))
-		goto unmap;
-	device = file;
-	table_place(start, slots);
+	if (switch_ioctl(device, FIBER_IOC_COMMIT, slots) || !areas_make(head_copy.areas_used) ||
+	    (number && switch_ioctl(device, FIBER_IOC_ATTACH, number))) {
+		munmap(table.head, length);
+		close(device);
+		return false;
+	}
+	table.committed = slots;
 	return true;
-
-unmap:
-	munmap(start, length);
-close:
-	close(file);
-	return false;
 }
 
 static const struct engine *mapped_fork_child(uint32_t number)
@@ -140,7 +135,7 @@ static const struct engine *mapped_fork_child(uint32_t number)
 	const struct engine *engine = &engine_mapped;
 
 	close(device);
-	if (!device_remap(head_copy.slots_used, number)) {
+	if (!table_remap(head_copy.slots_used, number)) {
 		if (!table_map_private(table.head))
 			abort();
 		engine = &engine_local;

@@ -194,7 +194,7 @@ def test_one_that_had_failed_already_is_ended_without_a_trace(python):
     assert "ValueError: its own" in done.stderr
 
 
-def test_thread_locals_may_hold_suspended_fibers():
+def test_thread_locals_may_hold_suspended_fibers(thread):
     local = threading.local()
     ended = []
 
@@ -208,15 +208,13 @@ def test_thread_locals_may_hold_suspended_fibers():
         local.fiber = Fiber(target, name="kept")
         local.fiber.switch()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
+    thread(run)
     gc.collect()
     assert ended == ["kept"]
     assert [fiber for fiber in kfiber.fibers() if fiber is not kfiber.current()] == []
 
 
-def test_a_thread_that_ends_is_not_made_a_fiber():
+def test_a_thread_that_ends_is_not_made_a_fiber(thread):
     local = threading.local()
     refused = []
 
@@ -231,9 +229,7 @@ def test_a_thread_that_ends_is_not_made_a_fiber():
         kfiber.current()
         local.value = Value()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
+    thread(run)
     gc.collect()
     assert [fiber for fiber in kfiber.fibers() if fiber is not kfiber.current()] == []
     # From 3.13 on a thread's locals die before it ends as a fiber.

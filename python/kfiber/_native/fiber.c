@@ -36,6 +36,10 @@ void fiber_unlink(Fiber *self)
 
 void fiber_retire(Fiber *self)
 {
+	if (self->state == STATE_NEW) {
+		self->state = STATE_FINISHED;
+		fiber_delete(self->id);
+	}
 	fiber_unlink(self);
 	Py_CLEAR(self->target);
 	Py_CLEAR(self->args);
@@ -287,11 +291,6 @@ static int Fiber_clear(PyObject *op)
 
 	if (self->state == STATE_SUSPENDED || self->state == STATE_RUNNING)
 		return 0;
-	/* What goes may run code, which must not find it fit to start. */
-	if (self->state == STATE_NEW) {
-		self->state = STATE_FINISHED;
-		fiber_delete(self->id);
-	}
 	fiber_retire(self);
 	Py_CLEAR(self->parent);
 	return 0;
@@ -317,9 +316,8 @@ static void Fiber_dealloc(PyObject *op)
 	if (self->weakrefs)
 		PyObject_ClearWeakRefs(op);
 	/* What could not be unwound stays where it is, stack and all. */
-	if (self->state == STATE_NEW)
-		fiber_delete(self->id);
-	self->state = STATE_FINISHED;
+	if (self->state != STATE_NEW)
+		self->state = STATE_FINISHED;
 	fiber_retire(self);
 	Py_CLEAR(self->message);
 	Py_CLEAR(self->name);

@@ -24,18 +24,14 @@ static PyObject *root(PyObject *module, PyObject *unused)
 static PyObject *fibers(PyObject *module, PyObject *unused)
 {
 	PyObject *list;
-	Py_ssize_t count = 0;
 	Fiber *fiber;
 
 	(void)module;
 	(void)unused;
-	for (fiber = fibers_living; fiber; fiber = fiber->next)
-		count++;
-	/* Allocation may collect, and so end some of them: the rest stays NULL. */
+	/* Allocation may collect, and so end some of them. */
 	list = PyList_New(0);
 	if (!list)
 		return NULL;
-	(void)count;
 	for (fiber = fibers_living; fiber;) {
 		Fiber *next;
 

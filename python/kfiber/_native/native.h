@@ -125,7 +125,7 @@ int fiber_type_init(PyObject *module);
 /* What will be the fiber that the calling thread itself is. New reference. */
 Fiber *fiber_root_new(void);
 void fiber_root_begin(Fiber *self, struct thread *thread, fiber_id_t id);
-/* It can never run again. Its references go; arbitrary code may run. */
+/* It can never run again; a new one finishes by it. Its references go; arbitrary code may run. */
 void fiber_retire(Fiber *self);
 /* Takes it out of the living ones. */
 void fiber_unlink(Fiber *self);
@@ -136,8 +136,9 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed);
 /* A created fiber's function. */
 void transfer_start(void *unused);
 /*
- * Throws FiberExit into a suspended fiber that nobody reaches, on the calling
- * thread or, if that is another's business, later. Keeps no exception set.
+ * Throws FiberExit into a fiber that nobody reaches, on the calling thread or, if that
+ * is another's business, later. Nothing if it is not suspended, or waits for another
+ * one's end, when its turn comes. Keeps no exception set.
  */
 void transfer_end(Fiber *self, bool here);
 

@@ -12,7 +12,7 @@
 
 _Thread_local struct thread *kfiber_thread;
 
-/* The id of the thread state that the interpreter clears, or cleared last. 0: none. */
+/* The id of the thread state that the interpreter clears, or cleared last. 0, which none has: none. */
 static _Thread_local uint64_t over;
 
 static struct thread *threads;
@@ -38,8 +38,7 @@ void thread_drain(struct thread *thread)
 		thread->doomed = fiber->next_doomed;
 		fiber->next_doomed = NULL;
 		/* Its finalizer has run: if not now, nobody ends it. */
-		if (fiber->state == STATE_SUSPENDED && !fiber->waiting)
-			transfer_end(fiber, true);
+		transfer_end(fiber, true);
 		Py_DECREF(fiber);
 	}
 	thread_drop(thread);
@@ -155,13 +154,19 @@ drop:
 	return PyErr_Occurred() ? NULL : thread_self();
 }
 
+/* Of the calling thread: nobody would tell its end once more. */
+static bool is_over(void)
+{
+	return over == PyThreadState_GetID(PyThreadState_Get());
+}
+
 struct thread *thread_convert(void)
 {
 	struct thread *thread = thread_self();
 
 	if (thread)
 		return thread;
-	if (over && over == PyThreadState_GetID(PyThreadState_Get())) {
+	if (is_over()) {
 		error_format(FiberError, ECANCELED, "this thread ends: it cannot run fibers any more");
 		return NULL;
 	}
@@ -170,9 +175,7 @@ struct thread *thread_convert(void)
 
 struct thread *thread_lend(bool *lent)
 {
-	struct thread *thread = thread_self();
-
-	*lent = !thread && over && over == PyThreadState_GetID(PyThreadState_Get());
+	*lent = !thread_self() && is_over();
 	return *lent ? convert(false) : thread_convert();
 }
 

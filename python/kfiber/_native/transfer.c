@@ -119,14 +119,6 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 	struct thread *thread;
 	Fiber *to;
 
-	if (self->exiting && failed) {
-		if (!PyErr_GivenExceptionMatches(message, FiberExit)) {
-			interpreter_error_give(Py_NewRef(message));
-			PyErr_WriteUnraisable((PyObject *)self);
-		}
-		Py_SETREF(message, Py_NewRef(Py_None));
-		failed = false;
-	}
 	/* All of this may run code, which may switch. */
 	import_check();
 	interpreter_set_context(self->tstate, NULL);
@@ -214,8 +206,6 @@ static PyObject *finish_unrun(struct thread *thread, Fiber *self, PyObject *erro
 {
 	Fiber *from = thread->current, *to;
 
-	self->state = STATE_FINISHED;
-	fiber_delete(self->id);
 	fiber_retire(self);
 	/* Which may have run code. */
 	thread = thread_self();
@@ -297,20 +287,9 @@ static void report(Fiber *self, int err)
 	PyErr_WriteUnraisable((PyObject *)self);
 }
 
-/* What came back in its place. */
-static void end_received(Fiber *self, PyObject *result)
-{
-	/* One that was on its way out already when it was to be ended may have failed by itself. */
-	if (!result && PyErr_ExceptionMatches(FiberExit))
-		PyErr_Clear();
-	else if (!result)
-		PyErr_WriteUnraisable((PyObject *)self);
-	Py_XDECREF(result);
-}
-
 static void end_here(Fiber *self)
 {
-	PyObject *error = PyObject_CallNoArgs(FiberExit);
+	PyObject *error = PyObject_CallNoArgs(FiberExit), *result;
 	Fiber *from = thread_self()->current;
 	bool waiting = from->waiting;
 	int err;
@@ -324,9 +303,7 @@ static void end_here(Fiber *self)
 	/* All that may have run code, to which it may have gone. */
 	if (self->state != STATE_SUSPENDED || self->waiting) {
 		Py_DECREF(error);
-		if (from->loop)
-			loop_return(from);
-		return;
+		goto stay;
 	}
 	self->message = error;
 	self->failed = true;
@@ -336,16 +313,24 @@ static void end_here(Fiber *self)
 	/* What is unwound may have been the last that referred to it. */
 	Py_INCREF(from);
 	err = leave(thread_self(), self);
+	result = err ? NULL : receive(from);
+	from->waiting = waiting;
+	Py_DECREF(from);
 	if (err) {
 		Py_CLEAR(self->message);
 		report(self, err);
-		if (from->loop)
-			loop_return(from);
-	} else {
-		end_received(self, receive(from));
+		goto stay;
 	}
-	from->waiting = waiting;
-	Py_DECREF(from);
+	/* Whatever its target made of FiberExit is nobody's. */
+	if (!result && PyErr_ExceptionMatches(FiberExit))
+		PyErr_Clear();
+	else if (!result)
+		PyErr_WriteUnraisable((PyObject *)self);
+	Py_XDECREF(result);
+	return;
+stay:
+	if (from->loop)
+		loop_return(from);
 }
 
 void transfer_end(Fiber *self, bool here)
