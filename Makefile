@@ -61,7 +61,7 @@ ifneq ($(filter switch,$(or $(BENCH),switch)),)
 	@$(BIN)/python -c "import matplotlib" 2>/dev/null || \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]" || true
 endif
-	PYTHONPATH=tools $(BIN)/python bench/run.py $(BENCH)
+	PYTHONPATH=bench:tools $(BIN)/python -m kfiber_bench bench $(BENCH)
 
 # What makes it is installed when it is wanted.
 docs: setup

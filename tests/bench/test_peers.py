@@ -5,8 +5,9 @@ import os
 import subprocess
 from pathlib import Path
 
-import peers
 import pytest
+
+from kfiber_bench import peers
 
 BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).resolve().parents[2] / "build"))
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import peers
-from peers import Peer, PeerError
-from row import Row, row
+from kfiber_bench import peers
+from kfiber_bench.peers import Peer, PeerError
+from kfiber_bench.row import Row, row
 
 NUMBERS = (2, 512, 1024, 10_000, 100_000)
 # Goals of a switch are for so many fibers.

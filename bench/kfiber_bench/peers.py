@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("KFIBER_BUILD", ROOT / "build")) / "bench" / "peers"
 # Where Debian's wine64 lies without the package that puts it into the path.
 WINE = "/usr/lib/wine/wine64"
