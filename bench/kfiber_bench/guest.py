@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,8 @@ class Cost(NamedTuple):
 
 def reload(lookup: str) -> None:
     """Loads the module anew with that look-up."""
-    subprocess.run(["rmmod", "fiber"], check=True)
+    if Path("/sys/module/fiber").exists():
+        subprocess.run(["rmmod", "fiber"], check=True)
     subprocess.run(["insmod", os.environ["KFIBER_MODULE"], f"lookup={lookup}"], check=True)
 
 
@@ -102,6 +104,25 @@ def lookups(laps: Mapping[str, Sequence[float]]) -> Iterator[Row]:
             f"switch, lookup={lookup}: slope", slope, "instructions a fiber", digits=3,
             met=slope > 1 if lookup == "scan" else abs(slope) < 0.05,
         )  # fmt: skip
+
+
+@contextmanager
+def living_fibers() -> Iterator[None]:
+    """A process that has fibers and sleeps."""
+    program = subprocess.Popen(
+        [BUILD / "memory", "512"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdin and program.stdout
+    program.stdout.readline()
+    program.stdin.write("\n")
+    program.stdin.flush()
+    if program.stdout.readline().strip() != "done":
+        sys.exit("bench: memory did not run, see above")
+    try:
+        yield
+    finally:
+        program.kill()
+        program.communicate()
 
 
 def memory() -> Iterator[Row]:

@@ -4,6 +4,7 @@
 import subprocess
 
 import pytest
+
 from kfiber_bench import guest
 
 LAPS = {
