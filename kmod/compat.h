@@ -8,11 +8,15 @@
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/version.h>
+#include <asm/processor.h>
+#if __has_include(<asm/cpuid/api.h>)
+#include <asm/cpuid/api.h>
+#endif
 #ifdef CONFIG_X86_USER_SHADOW_STACK
 #include <asm/prctl.h>
 #endif
 
-/* Seen on 7.3: switch_fpu_return() is KVM's alone, and d_set_d_op() is gone. */
+/* On 7.3 d_set_d_op() is gone. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
 #error "fiber: not for Linux 7, which keeps from modules what switching fibers needs; use 6.x"
 #endif
@@ -24,6 +28,21 @@ static inline bool fiber_has_shadow_stack(void)
 	return current->thread.features & ARCH_SHSTK_SHSTK;
 #else
 	return false;
+#endif
+}
+
+/*
+ * Where x86_task_fpu() is a function (CONFIG_X86_DEBUG_FPU) it is not exported;
+ * the state lies directly behind the task there too. Before 6.16 it is a member.
+ */
+static inline struct fpu *fiber_task_fpu(struct task_struct *task)
+{
+#ifdef x86_task_fpu
+	return x86_task_fpu(task);
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)
+	return (struct fpu *)(task + 1);
+#else
+	return &task->thread.fpu;
 #endif
 }
 
