@@ -9,8 +9,11 @@
 #include <linux/sched.h>
 #include <linux/version.h>
 #include <asm/processor.h>
+/* sparse may not know it. */
+#ifdef __has_include
 #if __has_include(<asm/cpuid/api.h>)
 #include <asm/cpuid/api.h>
+#endif
 #endif
 #ifdef CONFIG_X86_USER_SHADOW_STACK
 #include <asm/prctl.h>
