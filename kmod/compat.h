@@ -11,7 +11,7 @@
 #include <asm/processor.h>
 /* sparse may not know it. */
 #ifdef __has_include
-#if __has_include(<asm/cpuid/api.h>)
+#if __has_include("asm/cpuid/api.h")
 #include <asm/cpuid/api.h>
 #endif
 #endif
