@@ -10,6 +10,13 @@
 #include <linux/namei.h>
 #include <linux/sched.h>
 #include <linux/version.h>
+#include <asm/processor.h>
+/* sparse may not know it. */
+#ifdef __has_include
+#if __has_include(<asm/cpuid/api.h>)
+#include <asm/cpuid/api.h>
+#endif
+#endif
 #ifdef CONFIG_X86_USER_SHADOW_STACK
 #include <asm/prctl.h>
 #endif
@@ -21,6 +28,21 @@ static inline bool fiber_has_shadow_stack(void)
 	return current->thread.features & ARCH_SHSTK_SHSTK;
 #else
 	return false;
+#endif
+}
+
+/*
+ * Where x86_task_fpu() is a function (CONFIG_X86_DEBUG_FPU) it is not exported;
+ * the state lies directly behind the task there too. Before 6.16 it is a member.
+ */
+static inline struct fpu *fiber_task_fpu(struct task_struct *task)
+{
+#ifdef x86_task_fpu
+	return x86_task_fpu(task);
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)
+	return (struct fpu *)(task + 1);
+#else
+	return &task->thread.fpu;
 #endif
 }
 
