@@ -10,7 +10,7 @@
 
 #include "x86/xstate.h"
 
-#define XCOMP_COMPACTED	(1ULL << 63)
+#define XCOMP_COMPACTED	((u64)1 << 63)
 
 static bool is_compacted(const struct fiber_xstate_layout *layout,
 			 const struct fiber_xstate *image)
