@@ -150,6 +150,12 @@ static void control_registers_load(const struct fiber_context *now,
 		load_fcw(ctx->fcw);
 }
 
+/* Bytes that fiber_context_init() allocates. */
+size_t fiber_context_bytes(bool fpu)
+{
+	return fpu ? xstate_size : 0;
+}
+
 /* @fpu: the fiber has FIBER_FLAG_FPU. -ENOMEM. */
 int fiber_context_init(bool fpu, struct fiber_context *ctx)
 {

@@ -26,6 +26,7 @@ struct fiber_context {
 	struct fiber_xstate *xstate;
 };
 
+size_t fiber_context_bytes(bool fpu);
 int fiber_context_init(bool fpu, struct fiber_context *ctx);
 void fiber_context_destroy(struct fiber_context *ctx);
 void fiber_context_reset(struct fiber_context *ctx, unsigned long entry,

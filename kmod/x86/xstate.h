@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Images of the FPU registers in memory, as XSAVE, XSAVEOPT, XSAVEC, XSAVES and
- * FXSAVE write them. Plain functions on memory: a user-mode test compiles the
- * same source file, so it needs nothing else of the kernel.
+ * FXSAVE write them. These functions work on memory only. A user-mode test
+ * compiles the same source file, so it includes no header but four simple ones.
  */
 #ifndef FIBER_X86_XSTATE_H
 #define FIBER_X86_XSTATE_H
