@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Runs the C programs here and in attacks/, each of their cases in a process of its own (harness.h)."""
+"""Runs the C programs here and in attacks/, each of their cases in a process of its own."""
 
 import re
 import subprocess
