@@ -43,6 +43,7 @@ static void back_and_forth(void *unused)
 static uint64_t create(unsigned int flags)
 {
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = (uintptr_t)back_and_forth,
 		.stack_size = STACK,
 		.flags = flags,
@@ -82,8 +83,8 @@ static void measure(const char *name, int fd, unsigned long command, unsigned lo
 int main(int argc, char **argv)
 {
 	long others = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
-	struct fiber_convert convert = { 0 };
-	struct fiber_fls slot = { 0 };
+	struct fiber_convert convert = { .size = sizeof(convert) };
+	struct fiber_fls slot = { .size = sizeof(slot) };
 	uint64_t plain, full;
 	int null;
 

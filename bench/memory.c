@@ -44,8 +44,8 @@ static void hand_over(const char *word)
 int main(int argc, char **argv)
 {
 	long fibers = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
-	struct fiber_convert convert = { 0 };
-	struct fiber_create args = { .entry = (uintptr_t)two_slots, .stack_size = STACK };
+	struct fiber_convert convert = { .size = sizeof(convert) };
+	struct fiber_create args = { .size = sizeof(args), .entry = (uintptr_t)two_slots, .stack_size = STACK };
 	void *stack;
 
 	device = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);

@@ -12,31 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from kmod.target import STRANGER, Target, as_user, lines, wait_for
+from kmod.target import KEYS, STRANGER, Target, as_user, lines, wait_for
 
 pytestmark = pytest.mark.guest
 
-KEYS = [
-    # The report's, unchanged in wording and order.
-    "Running",
-    "Initial entry point",
-    "Parent thread id",
-    "Number of activations",
-    "Number of failed activations",
-    "Total execution time",
-    # Ours; new ones are only ever appended.
-    "Name",
-    "State",
-    "Thread id",
-    "CPU time ns",
-    "Longest run ns",
-    "Last switch ns ago",
-    "Saved instruction pointer",
-    "Saved stack pointer",
-    "Stack start",
-    "Stack size",
-    "Engine",
-]
 ADDRESSES = [
     "Initial entry point",
     "Saved instruction pointer",
