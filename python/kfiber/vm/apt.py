@@ -236,6 +236,24 @@ class Apt:
             status=MISSING,
         )
 
+    def closure(self, packages: Sequence[str], followed: re.Pattern[str]) -> list[str]:
+        """`packages` and all that they depend on, as far as the names match `followed`.
+
+        Of alternatives the first counts. Raises VmError if one of them is missing.
+        """
+        found: list[str] = []
+        todo = list(packages)
+        while todo:
+            package = todo.pop(0)
+            if package in found:
+                continue
+            found.append(package)
+            for group in self.show(package).get("depends", "").split(","):
+                name = re.match(r"\s*([a-z0-9.+-]+)", group)
+                if name and followed.fullmatch(name[1]):
+                    todo.append(name[1])
+        return found
+
     def download(self, packages: Sequence[str], into: Path) -> list[Path]:
         """Fetch the .deb files of `packages` into the directory `into`, with progress.
 
