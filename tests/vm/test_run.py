@@ -109,7 +109,7 @@ def test_a_slow_command_is_ended():
     done = run(*RUN, "--no-module", "--timeout", "1", "--", "sh", "-c", "echo up; sleep 1000")
     assert done.returncode == TIMEOUT
     assert done.stdout == b"up\n"
-    assert done.stderr == b"kfiber: the command did not end within 1 s; mend: a longer --timeout\n"
+    assert done.stderr == b"kfiber: the command did not end within 1 s; hint: a longer --timeout\n"
     assert time.monotonic() - start < 100
 
 
@@ -153,7 +153,7 @@ def test_a_reader_that_is_gone_ends_the_machine():
 
 def test_a_guest_that_hangs_while_it_starts():
     machine = boot.Machine(kernels.get(), boot_timeout=0.5)
-    with pytest.raises(VmError, match=r"did not start within 0\.5 s; mend: ") as caught:
+    with pytest.raises(VmError, match=r"did not start within 0\.5 s; hint: ") as caught:
         boot.run(["true"], machine)
     assert caught.value.status == NO_GUEST
 
@@ -186,7 +186,7 @@ def test_without_qemu(tmp_path):
     assert done.returncode == MISSING
     (line,) = done.stderr.decode().splitlines()
     assert "no qemu-system-x86_64" in line
-    assert "mend: apt-get install" in line
+    assert "hint: apt-get install" in line
 
 
 def test_without_the_command():

@@ -140,7 +140,7 @@ def debian_sources(sources: Sequence[Source], codename: str, suite: str) -> list
     if not mirrors:
         raise VmError(
             f"no archive of Debian {codename} in /etc/apt, so no kernel can be fetched; "
-            "mend: add Debian's `main` to /etc/apt/sources.list.d",
+            "hint: add Debian's `main` to /etc/apt/sources.list.d",
             status=MISSING,
         )
     if suite == codename:
@@ -166,7 +166,7 @@ class Apt:
         for tool in ("apt-get", "apt-cache", "apt-config", "dpkg"):
             if shutil.which(tool) is None:
                 raise VmError(
-                    f"no {tool}, and kernels come from Debian packages; mend: use Debian 12 or 13",
+                    f"no {tool}, and kernels come from Debian packages; hint: use Debian 12 or 13",
                     status=MISSING,
                 )
         self.sources = tuple(sources)
@@ -232,7 +232,7 @@ class Apt:
             return stanza
         suites = ", ".join(dict.fromkeys(source.suite for source in self.sources))
         raise VmError(
-            f"the mirror has no package {package} in {suites}; mend: choose another with --kernel",
+            f"the mirror has no package {package} in {suites}; hint: choose another with --kernel",
             status=MISSING,
         )
 
@@ -303,14 +303,14 @@ class Apt:
         except subprocess.TimeoutExpired:
             raise VmError(
                 f"`{shlex.join(argv[:3])}` did not end within {seconds:.0f} s, the mirror may "
-                "be down; mend: check the network, then run again",
+                "be down; hint: check the network, then run again",
                 status=MISSING,
             ) from None
         if status != 0 and not missing_ok:
             why = _complaint(error.read_text(errors="replace"))
             raise VmError(
                 f"Debian's kernel packages cannot be had: {why}; "
-                "mend: check the network and `apt-get update`, then run again",
+                "hint: check the network and `apt-get update`, then run again",
                 status=MISSING,
             )
         return out.read_text(errors="replace")

@@ -28,7 +28,9 @@ NAMES = (*KERNELS, "debug")
 """What can be asked for: a series, or the kernel that checks itself."""
 
 # Packages that are built from the kernel's source; all but the compiler's name their release.
-_PARTS = re.compile(r"linux-(?:(?:image|headers|kbuild|binary|modules|base)-\d|compiler-)[a-z0-9.+-]*")
+_PARTS = re.compile(
+    r"linux-(?:(?:image|headers|kbuild|binary|modules|base)-\d|compiler-)[a-z0-9.+-]*"
+)
 
 
 def get(name: str | None = None) -> Kernel:
