@@ -65,7 +65,7 @@ static inline int device_open(void)
 /* The calling thread becomes a fiber; gives its id. */
 static inline uint64_t convert(int device, unsigned int fpu)
 {
-	struct fiber_convert args = { .flags = fpu ? FIBER_FLAG_FPU : 0 };
+	struct fiber_convert args = { .size = sizeof(args), .flags = fpu ? FIBER_FLAG_FPU : 0 };
 
 	if (ioctl(device, FIBER_IOC_CONVERT, &args))
 		fail("FIBER_IOC_CONVERT");
@@ -75,7 +75,7 @@ static inline uint64_t convert(int device, unsigned int fpu)
 /* For measuring it. */
 static inline struct request convert_request(int device)
 {
-	static struct fiber_convert args;
+	static struct fiber_convert args = { .size = sizeof(args) };
 
 	return (struct request){ device, FIBER_IOC_CONVERT, (uintptr_t)&args };
 }
@@ -85,6 +85,7 @@ static inline void create_prepare(struct fiber_create *args, void (*entry)(void 
 				  void *stack, size_t stack_size, unsigned int fpu)
 {
 	*args = (struct fiber_create){
+		.size = sizeof(*args),
 		.entry = (uintptr_t)entry,
 		.arg = arg,
 		.stack_start = (uintptr_t)stack,
@@ -158,7 +159,7 @@ static inline uint64_t fls_alloc(int device)
 
 static inline void fls_prepare(struct fiber_fls *args, uint64_t index, uint64_t value)
 {
-	*args = (struct fiber_fls){ .index = index, .value = value };
+	*args = (struct fiber_fls){ .size = sizeof(*args), .index = index, .value = value };
 }
 
 static inline struct request fls_get_request(int device, struct fiber_fls *args)

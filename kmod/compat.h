@@ -3,18 +3,19 @@
 #ifndef FIBER_COMPAT_H
 #define FIBER_COMPAT_H
 
+#include <linux/dcache.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/mm.h>
+#include <linux/namei.h>
 #include <linux/sched.h>
 #include <linux/version.h>
+#include <asm/processor.h>
+#ifdef FIBER_HAVE_CPUID_API
+#include <asm/cpuid/api.h>
+#endif
 #ifdef CONFIG_X86_USER_SHADOW_STACK
 #include <asm/prctl.h>
-#endif
-
-/* Seen on 7.3: switch_fpu_return() is KVM's alone, and d_set_d_op() is gone. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
-#error "fiber: not for Linux 7, which keeps from modules what switching fibers needs; use 6.x"
 #endif
 
 /* A return to another fiber would not match the thread's shadow stack. */
@@ -24,6 +25,21 @@ static inline bool fiber_has_shadow_stack(void)
 	return current->thread.features & ARCH_SHSTK_SHSTK;
 #else
 	return false;
+#endif
+}
+
+/*
+ * Where x86_task_fpu() is a function (CONFIG_X86_DEBUG_FPU) it is not exported;
+ * the state lies directly behind the task there too. Before 6.16 it is a member.
+ */
+static inline struct fpu *fiber_task_fpu(struct task_struct *task)
+{
+#ifdef x86_task_fpu
+	return x86_task_fpu(task);
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)
+	return (struct fpu *)(task + 1);
+#else
+	return &task->thread.fpu;
 #endif
 }
 
@@ -44,12 +60,38 @@ static inline void fiber_inode_init_times(struct inode *inode)
 #define fiber_ftrace_set_ip	ftrace_regs_set_instruction_pointer
 #endif
 
-/* The parameters before the dentry of i_op->setattr. */
+/* The parameters before the dentry of i_op->setattr, and the mapping that changes nothing. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
 #define FIBER_SETATTR_IDMAP	struct mnt_idmap *idmap
+#define FIBER_NOP_IDMAP		(&nop_mnt_idmap)
 #else
 #define FIBER_SETATTR_IDMAP	struct user_namespace *idmap
+#define FIBER_NOP_IDMAP		(&init_user_ns)
 #endif
+
+/* Looks a name up in a directory, with the caller's right to enter it. May sleep. */
+static inline struct dentry *fiber_lookup_one(const char *name, int len, struct dentry *dir)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)
+	return lookup_one_unlocked(FIBER_NOP_IDMAP, &QSTR_LEN(name, len), dir);
+#else
+	return lookup_one_unlocked(FIBER_NOP_IDMAP, name, dir, len);
+#endif
+}
+
+/*
+ * The operations of a dentry that is being looked up, which have no others than
+ * revalidation, deletion, and the end of inode and dentry. What does it is not
+ * exported from Linux 6.17 on.
+ */
+static inline void fiber_set_dentry_ops(struct dentry *dentry,
+					const struct dentry_operations *ops)
+{
+	spin_lock(&dentry->d_lock);
+	dentry->d_op = ops;
+	dentry->d_flags |= DCACHE_OP_REVALIDATE | DCACHE_OP_DELETE;
+	spin_unlock(&dentry->d_lock);
+}
 
 /* The parameters before the dentry of d_op->d_revalidate. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)

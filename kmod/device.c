@@ -5,7 +5,17 @@
 #include <linux/module.h>
 #include <linux/uaccess.h>
 
-#include "internal.h"
+#include "attach.h"
+#include "convert.h"
+#include "device.h"
+#include "fibers.h"
+#include "find.h"
+#include "fls.h"
+#include "image.h"
+#include "process.h"
+#include "snapshot.h"
+#include "switch.h"
+#include "table.h"
 
 static int fiber_open(struct inode *inode, struct file *file)
 {
@@ -72,23 +82,25 @@ static long fiber_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	switch (cmd) {
 	case FIBER_IOC_CONVERT:
-		return fiber_thread_convert(process, user);
+		return fiber_convert(process, user);
 	case FIBER_IOC_CREATE:
 		return fiber_create(process, user);
 	case FIBER_IOC_DELETE:
 		return fiber_delete(process, arg);
 	case FIBER_IOC_REVERT:
-		return fiber_thread_revert(process);
+		return fiber_revert(process);
 	case FIBER_IOC_RETIRE:
-		return fiber_thread_retire(process);
+		return fiber_retire(process);
 	case FIBER_IOC_SET_NAME:
 		return fiber_set_name(process, user);
+	case FIBER_IOC_STAT:
+		return fiber_stat(process, user);
 	case FIBER_IOC_COMMIT:
 		return fiber_table_commit(process, arg);
 	case FIBER_IOC_ATTACH:
-		return fiber_table_attach(process, arg);
+		return fiber_attach(process, arg);
 	case FIBER_IOC_DETACH:
-		return fiber_table_detach(process);
+		return fiber_detach(process);
 	default:
 		return -ENOTTY;
 	}
@@ -106,7 +118,8 @@ static const struct file_operations fiber_device_ops = {
 static struct miscdevice fiber_device = {
 	.minor = MISC_DYNAMIC_MINOR,
 	.name = "fiber",
-	.mode = 0666,
+	/* For root; packages open it to a group. */
+	.mode = 0600,
 	.fops = &fiber_device_ops,
 };
 

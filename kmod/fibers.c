@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Fibers: creation, look-up, names, deletion. Slots are slots of a process. */
+/*
+ * Fibers that the module switches: creation, slots, names, deletion. A slot is
+ * the low part of an id; slots belong to a process and are kept in chunks.
+ */
+#include <linux/nospec.h>
 #include <linux/pid.h>
 #include <linux/sched/clock.h>
 #include <linux/slab.h>
-#include <linux/uaccess.h>
 
-#include "internal.h"
+#include "args.h"
+#include "fibers.h"
+#include "find.h"
+#include "fls.h"
+#include "owner.h"
+#include "user.h"
 
 static struct kmem_cache *fiber_cache;
 
@@ -22,35 +30,54 @@ void fiber_cache_exit(void)
 	kmem_cache_destroy(fiber_cache);
 }
 
-/* Returns a fiber of the calling thread's making, owned by nobody, or an error. */
+static size_t fiber_bytes(u32 flags)
+{
+	return sizeof(struct fiber) + fiber_context_bytes(flags & FIBER_FLAG_FPU);
+}
+
+/* Returns a fiber whose parent is the calling thread, owned by nobody, or an error. */
 struct fiber *fiber_alloc(struct fiber_process *process, u32 flags)
 {
 	struct fiber *fiber;
 	int err;
 
-	fiber = kmem_cache_zalloc(fiber_cache, GFP_KERNEL);
-	if (!fiber)
-		return ERR_PTR(-ENOMEM);
-	err = fiber_context_init(flags & FIBER_FLAG_FPU, &fiber->context);
-	if (err) {
-		kmem_cache_free(fiber_cache, fiber);
+	err = fiber_user_charge(process->user, fiber_bytes(flags));
+	if (err)
 		return ERR_PTR(err);
+	fiber = kmem_cache_zalloc(fiber_cache, GFP_KERNEL);
+	if (!fiber) {
+		err = -ENOMEM;
+		goto uncharge;
 	}
+	err = fiber_context_init(flags & FIBER_FLAG_FPU, &fiber->context);
+	if (err)
+		goto free;
+	fiber->user = process->user;
 	fiber->flags = flags;
 	fiber->parent = get_pid(task_pid(current));
 	fiber->first_mask = current->blocked;
 	fiber->last_switch = local_clock();
 	atomic_long_inc(&fiber_fibers);
 	return fiber;
+
+free:
+	kmem_cache_free(fiber_cache, fiber);
+uncharge:
+	fiber_user_uncharge(process->user, fiber_bytes(flags));
+	return ERR_PTR(err);
 }
 
-/* Nobody else can reach the fiber any more. In any context. */
+/* Nobody else can reach the fiber any more. Not in atomic context, but in an RCU callback. */
 void fiber_free(struct fiber *fiber)
 {
+	struct fiber_user *user = fiber->user;
+	u32 flags = fiber->flags;
+
+	fiber_fls_destroy(fiber);
 	fiber_context_destroy(&fiber->context);
-	kfree(fiber->fls);
 	put_pid(fiber->parent);
 	kmem_cache_free(fiber_cache, fiber);
+	fiber_user_uncharge(user, fiber_bytes(flags));
 	atomic_long_dec(&fiber_fibers);
 }
 
@@ -80,36 +107,57 @@ u64 fiber_slot_id(struct fiber_process *process, u32 slot)
 	return id;
 }
 
+/* Slots at and above this one are empty. */
+u32 fiber_slots(const struct fiber_process *process)
+{
+	return atomic_read(&process->end);
+}
+
+/* The chunk of that slot is there from now on. -EDQUOT, -ENOMEM. */
+static int chunk_add(struct fiber_process *process, u32 slot)
+{
+	struct fiber_chunk __rcu **place = &process->chunks[slot >> FIBER_CHUNK_SHIFT];
+	struct fiber_chunk *chunk;
+	int err;
+
+	if (rcu_access_pointer(*place))
+		return 0;
+	err = fiber_user_charge(process->user, sizeof(*chunk));
+	if (err)
+		return err;
+	chunk = kzalloc(sizeof(*chunk), GFP_KERNEL_ACCOUNT);
+	if (!chunk)
+		err = -ENOMEM;
+	/* A full barrier: whoever finds the chunk finds it zeroed. */
+	if (err || cmpxchg((struct fiber_chunk __force **)place, NULL, chunk)) {
+		kfree(chunk);
+		fiber_user_uncharge(process->user, sizeof(*chunk));
+	}
+	return err;
+}
+
 /*
  * Gives the fiber an id that nobody can use before fiber_publish(). -EAGAIN:
- * the process has its maximum. -ENOMEM.
+ * the process has its maximum. -EDQUOT, -ENOMEM.
  */
 int fiber_reserve(struct fiber_process *process, struct fiber *fiber)
 {
-	struct fiber_chunk *chunk;
-	int slot, err = 0;
+	int slot, end, err;
 
-	mutex_lock(&process->lock);
 	slot = ida_alloc_range(&process->ids, 1, process->max, GFP_KERNEL_ACCOUNT);
-	if (slot < 0) {
-		err = slot == -ENOSPC ? -EAGAIN : slot;
-		goto unlock;
+	if (slot < 0)
+		return slot == -ENOSPC ? -EAGAIN : slot;
+	err = chunk_add(process, slot);
+	if (err) {
+		ida_free(&process->ids, slot);
+		return err;
 	}
-	if (!fiber_slot(process, slot)) {
-		chunk = kzalloc(sizeof(*chunk), GFP_KERNEL_ACCOUNT);
-		if (!chunk) {
-			ida_free(&process->ids, slot);
-			err = -ENOMEM;
-			goto unlock;
-		}
-		rcu_assign_pointer(process->chunks[slot >> FIBER_CHUNK_SHIFT], chunk);
-	}
-	if (slot >= process->end)
-		WRITE_ONCE(process->end, slot + 1);
-	fiber->id = process->generation << FIBER_SLOT_BITS | slot;
-unlock:
-	mutex_unlock(&process->lock);
-	return err;
+	end = atomic_read(&process->end);
+	while (end <= slot && !atomic_try_cmpxchg(&process->end, &end, slot + 1))
+		;
+	/* The slot was freed after its last fiber had raised the generation. */
+	fiber->id = (u64)atomic64_read(&process->generation) << FIBER_SLOT_BITS | slot;
+	return 0;
 }
 
 /* From here on everybody can find the fiber. The slot is its own, so no lock is needed. */
@@ -124,23 +172,46 @@ void fiber_publish(struct fiber_process *process, struct fiber *fiber)
 /* Gives a reserved id back, which nobody has seen. */
 void fiber_unreserve(struct fiber_process *process, struct fiber *fiber)
 {
-	mutex_lock(&process->lock);
 	ida_free(&process->ids, fiber->id & FIBER_SLOT_MASK);
-	mutex_unlock(&process->lock);
 }
 
-/* The caller has set the owner to FIBER_DELETED, so nobody else does the same. */
+/* By whoever has set the owner to OWNER_DELETED, which only one can. */
 void fiber_remove(struct fiber_process *process, struct fiber *fiber)
 {
 	u32 slot = fiber->id & FIBER_SLOT_MASK;
 
-	mutex_lock(&process->lock);
+	WARN_ON_ONCE(atomic_long_read(&fiber->owner) != OWNER_DELETED);
+
 	fiber_tables_remove_fiber(process, fiber);
+	rcu_read_lock();
 	RCU_INIT_POINTER(*fiber_slot(process, slot), NULL);
-	process->generation++;
+	rcu_read_unlock();
+	/* Before the slot is free, so that its next fiber gets another id. */
+	atomic64_inc(&process->generation);
 	ida_free(&process->ids, slot);
-	mutex_unlock(&process->lock);
 	call_rcu(&fiber->rcu, fiber_free_rcu);
+}
+
+/* The image has ended, its threads are through and readers are done. */
+void fiber_free_all(struct fiber_process *process)
+{
+	u32 i, slot;
+
+	for (i = 0; i <= process->max >> FIBER_CHUNK_SHIFT; i++) {
+		struct fiber_chunk *chunk = rcu_replace_pointer(process->chunks[i], NULL, true);
+
+		if (!chunk)
+			continue;
+		for (slot = 0; slot < FIBER_CHUNK_SIZE; slot++) {
+			struct fiber *fiber = rcu_dereference_protected(chunk->fibers[slot], true);
+
+			if (fiber)
+				fiber_free(fiber);
+		}
+		kfree(chunk);
+		fiber_user_uncharge(process->user, sizeof(*chunk));
+		cond_resched();
+	}
 }
 
 /* Back to before the first instruction. By the owner of a created fiber. In any context. */
@@ -151,15 +222,14 @@ void fiber_reset(struct fiber *fiber)
 	fiber_context_reset(&fiber->context, fiber->entry, fiber->arg, (top & ~15UL) - 8);
 	fiber->mask = fiber->first_mask;
 	WRITE_ONCE(fiber->started, false);
-	kfree(fiber->fls);
-	fiber->fls = NULL;
+	fiber_fls_reset(fiber);
 }
 
 static int fiber_create_check(const struct fiber_create *args)
 {
-	if ((args->flags & ~FIBER_FLAG_FPU) || args->pad)
+	if (args->flags & ~FIBER_FLAG_FPU)
 		return -EINVAL;
-	if (strnlen(args->name, FIBER_NAME_SIZE) == FIBER_NAME_SIZE)
+	if (!fiber_name_is_terminated(args->name))
 		return -EINVAL;
 	if (!args->entry || args->entry >= TASK_SIZE_MAX)
 		return -EFAULT;
@@ -171,7 +241,7 @@ static int fiber_create_check(const struct fiber_create *args)
 	return 0;
 }
 
-/* FIBER_IOC_CREATE */
+/* FIBER_IOC_CREATE; the report: CreateFiber() */
 long fiber_create(struct fiber_process *process, struct fiber_create __user *user)
 {
 	struct fiber_create args;
@@ -180,8 +250,9 @@ long fiber_create(struct fiber_process *process, struct fiber_create __user *use
 
 	if (!fiber_caller(process))
 		return -EPERM;
-	if (copy_from_user(&args, user, sizeof(args)))
-		return -EFAULT;
+	err = fiber_args_copy(&args, sizeof(args), user, sizeof(args));
+	if (err)
+		return err;
 	err = fiber_create_check(&args);
 	if (err)
 		return err;
@@ -217,31 +288,16 @@ free:
 long fiber_delete(struct fiber_process *process, u64 id)
 {
 	struct fiber *fiber;
-	long owner, from;
+	long err = -ESRCH;
 
 	rcu_read_lock();
 	fiber = fiber_find(process, id);
-	if (!fiber) {
-		rcu_read_unlock();
-		return -ESRCH;
-	}
-	/* A thread's own fiber must wait for the thread to be done with it. */
-	from = fiber->home ? FIBER_FINISHED : FIBER_FREE;
-	owner = atomic_long_cmpxchg_acquire(&fiber->owner, from, FIBER_DELETED);
+	if (fiber)
+		err = owner_delete(fiber);
 	rcu_read_unlock();
-	if (owner == from) {
+	if (!err)
 		fiber_remove(process, fiber);
-		return 0;
-	}
-
-	switch (owner) {
-	case FIBER_FREE:
-		return -EPERM;
-	case FIBER_DELETED:
-		return -ESRCH;
-	default:
-		return -EBUSY;
-	}
+	return err;
 }
 
 /* FIBER_IOC_SET_NAME */
@@ -249,11 +305,12 @@ long fiber_set_name(struct fiber_process *process, const struct fiber_name __use
 {
 	struct fiber_name args;
 	struct fiber *fiber;
-	long err = 0;
+	long err;
 
-	if (copy_from_user(&args, user, sizeof(args)))
-		return -EFAULT;
-	if (strnlen(args.name, FIBER_NAME_SIZE) == FIBER_NAME_SIZE)
+	err = fiber_args_copy(&args, sizeof(args), user, sizeof(args));
+	if (err)
+		return err;
+	if (args.pad || !fiber_name_is_terminated(args.name))
 		return -EINVAL;
 	if (!args.id) {
 		struct fiber_thread *thread = fiber_caller(process);
@@ -263,12 +320,15 @@ long fiber_set_name(struct fiber_process *process, const struct fiber_name __use
 		args.id = thread->running->id;
 	}
 
-	mutex_lock(&process->lock);
+	rcu_read_lock();
 	fiber = fiber_find(process, args.id);
-	if (fiber)
+	if (fiber) {
+		write_seqlock(&process->names);
 		strscpy_pad(fiber->name, args.name, sizeof(fiber->name));
-	else
+		write_sequnlock(&process->names);
+	} else {
 		err = -ESRCH;
-	mutex_unlock(&process->lock);
+	}
+	rcu_read_unlock();
 	return err;
 }

@@ -4,15 +4,57 @@
 #include <linux/moduleparam.h>
 #include <linux/workqueue.h>
 
-#include "internal.h"
+#include "device.h"
+#include "exit.h"
+#include "fibers.h"
+#include "image.h"
+#include "proc.h"
+#include "process.h"
+#include "report_lookup.h"
+#include "thread.h"
+#include "user.h"
+
+/* An unsigned number within bounds; -EINVAL for any other. */
+struct bounded {
+	unsigned int *value;
+	unsigned int least, most;
+};
+
+static int bounded_set(const char *text, const struct kernel_param *param)
+{
+	const struct bounded *bounded = param->arg;
+
+	return param_set_uint_minmax(text, &(struct kernel_param) { .arg = bounded->value },
+				     bounded->least, bounded->most);
+}
+
+static int bounded_get(char *buffer, const struct kernel_param *param)
+{
+	const struct bounded *bounded = param->arg;
+
+	return sysfs_emit(buffer, "%u\n", READ_ONCE(*bounded->value));
+}
+
+static const struct kernel_param_ops bounded_ops = {
+	.set = bounded_set,
+	.get = bounded_get,
+};
 
 unsigned int fiber_max_fibers = 65536;
-module_param_named(max_fibers, fiber_max_fibers, uint, 0644);
+static struct bounded max_fibers = { &fiber_max_fibers, 1, FIBER_SLOT_MASK };
+
+module_param_cb(max_fibers, &bounded_ops, &max_fibers, 0644);
 MODULE_PARM_DESC(max_fibers, "Fibers that a process may have, 1 to 1048575; read when it opens the device (default 65536)");
+
+unsigned int fiber_max_user_kib = 65536;
+static struct bounded max_user_kib = { &fiber_max_user_kib, 0, UINT_MAX / 2 };
+
+module_param_cb(max_user_kib, &bounded_ops, &max_user_kib, 0644);
+MODULE_PARM_DESC(max_user_kib, "Kernel memory in KiB that all fibers of a user may take, but for CAP_SYS_RESOURCE (default 65536)");
 
 bool fiber_proc_pid = true;
 module_param_named(proc_pid, fiber_proc_pid, bool, 0444);
-MODULE_PARM_DESC(proc_pid, "Show fibers under /proc/PID/fiber, else in /proc/fiber/PID (default Y)");
+MODULE_PARM_DESC(proc_pid, "Show fibers under /proc/PID/fiber, else in /proc/fiber (default Y)");
 
 static int fiber_get_count(char *buffer, const struct kernel_param *param)
 {
@@ -43,10 +85,10 @@ static int __init fiber_init(void)
 {
 	int err;
 
-	err = fiber_lookup_init();
+	err = fiber_report_init();
 	if (err)
 		return err;
-	fiber_workqueue = alloc_workqueue("fiber", WQ_UNBOUND, 0);
+	fiber_workqueue = alloc_workqueue("fiber", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	if (!fiber_workqueue)
 		return -ENOMEM;
 	err = fiber_xstate_cache_init();
@@ -55,18 +97,18 @@ static int __init fiber_init(void)
 	err = fiber_cache_init();
 	if (err)
 		goto xstate_cache;
-	err = fiber_account_init();
+	err = fiber_hooks_init();
 	if (err)
 		goto cache;
 	err = fiber_device_init();
 	if (err)
-		goto account;
-	/* Last, since whoever is in there cannot be sent away. */
-	fiber_procfs_init();
+		goto hooks;
+	/* Last, since its users cannot be sent away. */
+	fiber_proc_init();
 	return 0;
 
-account:
-	fiber_account_exit();
+hooks:
+	fiber_hooks_exit();
 cache:
 	fiber_cache_exit();
 xstate_cache:
@@ -79,14 +121,19 @@ workqueue:
 /* No descriptor is open, no thread is a fiber and nobody is in our part of /proc. */
 static void __exit fiber_exit(void)
 {
+	int i;
+
 	fiber_device_exit();
-	fiber_account_exit();
+	fiber_hooks_exit();
 	fiber_process_end_all();
-	/* The end of a process closes what is open of it and queues its freeing. */
-	flush_workqueue(fiber_workqueue);
+	fiber_proc_exit();
+	/* Works are queued by RCU callbacks, and the first work of a process queues its second. */
+	for (i = 0; i < 2; i++) {
+		rcu_barrier();
+		flush_workqueue(fiber_workqueue);
+	}
 	destroy_workqueue(fiber_workqueue);
-	fiber_procfs_exit();
-	/* Fibers and threads that wait for their readers. */
+	/* Fibers that the works freed last, and threads. */
 	rcu_barrier();
 	fiber_cache_exit();
 	fiber_xstate_cache_exit();

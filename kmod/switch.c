@@ -1,47 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* SwitchToFiber, the hot path: no allocation, no lock, nothing that sleeps. */
+/* SwitchToFiber(), the hot path: no allocation, no lock, nothing that sleeps. */
 #include <linux/ptrace.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task_stack.h>
 
+#include "account.h"
 #include "compat.h"
-#include "internal.h"
+#include "find.h"
+#include "owner.h"
+#include "switch.h"
 
 /* Why the fiber could not be taken; counts where the ABI says so. Interrupts are off. */
 static noinline long switch_refuse(struct fiber *to, struct fiber_thread *thread, long owner)
 {
 	switch (owner) {
-	case FIBER_DELETED:
+	case OWNER_DELETED:
 		return -ESRCH;
-	case FIBER_FINISHED:
+	case OWNER_FINISHED:
 		return -EOWNERDEAD;
 	default:
 		atomic64_inc(&to->failed);
-		return fiber_owner_thread(owner) == thread ? -EINVAL : -EBUSY;
+		return owner_thread(owner) == thread ? -EINVAL : -EBUSY;
 	}
 }
 
-/*
- * Gives back a fiber that the thread has saved. Somebody else's own fiber may
- * have been doomed meanwhile; a thread's own cannot be while it runs it.
- */
-void fiber_release(struct fiber *fiber, struct fiber_thread *thread)
-{
-	struct fiber_thread *home = fiber->home;
-
-	if (likely(!home || home == thread)) {
-		atomic_long_set_release(&fiber->owner, FIBER_FREE);
-		return;
-	}
-	if (atomic_long_cmpxchg_release(&fiber->owner, (long)thread, FIBER_FREE) != (long)thread) {
-		struct fiber_process *process = thread->process;
-
-		atomic_long_set_release(&fiber->owner, FIBER_FINISHED);
-		wake_up_all(&process->left);
-	}
-}
-
-/* FIBER_IOC_SWITCH */
+/* FIBER_IOC_SWITCH; the report: SwitchToFiber() */
 long fiber_switch(struct fiber_process *process, u64 id)
 {
 	struct fiber_thread *thread = fiber_caller(process);
@@ -57,7 +40,7 @@ long fiber_switch(struct fiber_process *process, u64 id)
 
 	/*
 	 * Interrupts are off from the look-up to the release: that is an RCU
-	 * section, and keeps scheduler and FPU away from what is half-done.
+	 * section, and keeps scheduler and FPU away from a half-done switch.
 	 */
 	local_irq_disable();
 	to = fiber_find(process, id);
@@ -65,8 +48,8 @@ long fiber_switch(struct fiber_process *process, u64 id)
 		err = -ESRCH;
 		goto enable;
 	}
-	owner = atomic_long_cmpxchg_acquire(&to->owner, FIBER_FREE, (long)thread);
-	if (unlikely(owner != FIBER_FREE)) {
+	owner = owner_acquire(to, thread);
+	if (unlikely(owner != OWNER_FREE)) {
 		err = switch_refuse(to, thread, owner);
 		goto enable;
 	}
@@ -82,7 +65,7 @@ long fiber_switch(struct fiber_process *process, u64 id)
 
 	fiber_account_switch(thread, to);
 	fiber_context_switch(&from->context, &to->context);
-	fiber_release(from, thread);
+	owner_release(from, thread);
 	err = 0;
 enable:
 	local_irq_enable();

@@ -4,9 +4,6 @@
  * is one request on this process's own descriptor of /dev/fiber.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,6 +18,9 @@
 
 _Static_assert(FIBER_FPU == FIBER_FLAG_FPU, "flags go through as they are");
 _Static_assert(FIBER_NAME_MAX + 1 == FIBER_NAME_SIZE, "names go through whole");
+_Static_assert(FIBER_STATE_NEW == FIBER_NEW && FIBER_STATE_RUNNING == FIBER_RUNNING &&
+	       FIBER_STATE_SUSPENDED == FIBER_SUSPENDED && FIBER_STATE_FINISHED == FIBER_FINISHED,
+	       "states go through as they are");
 
 /*
  * Valid from open() to close(). Plain: engine_current() publishes what open()
@@ -73,7 +73,7 @@ static void control_end(struct control *control, struct remains *remains)
 
 static int kernel_convert(unsigned int flags, fiber_id_t *id)
 {
-	struct fiber_convert argument = { .flags = flags };
+	struct fiber_convert argument = { .size = sizeof(argument), .flags = flags };
 	struct lock_state state;
 	int err;
 
@@ -111,6 +111,7 @@ static int kernel_revert(struct remains *remains)
 static int kernel_create(const struct engine_fiber *order, fiber_id_t *id)
 {
 	struct fiber_create argument = {
+		.size = sizeof(argument),
 		.entry = (uintptr_t)order->entry,
 		.arg = (uintptr_t)order->arg,
 		.flags = order->flags,
@@ -175,132 +176,42 @@ static int kernel_retire(void)
 
 static int kernel_set_name(fiber_id_t id, const char *name)
 {
-	struct fiber_name argument = { .id = id };
+	struct fiber_name argument = { .size = sizeof(argument), .id = id };
 
 	strncpy(argument.name, name, sizeof(argument.name) - 1);
 	return request_struct(FIBER_IOC_SET_NAME, &argument);
 }
 
-/* Opens /proc/PID/fiber/ID, or /proc/fiber/PID where the module uses that, at the fiber's block. */
-static FILE *stat_open(fiber_id_t id)
-{
-	char path[64], line[FIBER_NAME_SIZE * 4 + 64], head[64];
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/self/fiber/%llu", (unsigned long long)id);
-	file = fopen(path, "re");
-	if (file)
-		return file;
-	snprintf(path, sizeof(path), "/proc/fiber/%d", getpid());
-	file = fopen(path, "re");
-	if (!file)
-		return NULL;
-	snprintf(head, sizeof(head), "Fiber: %llu\n", (unsigned long long)id);
-	while (fgets(line, sizeof(line), file))
-		if (!strcmp(line, head))
-			return file;
-	fclose(file);
-	return NULL;
-}
-
-/* A name as /proc writes it: `\ooo` for what would disturb. */
-static void unescape(char *name, const char *text)
-{
-	size_t length = 0;
-
-	while (*text && length < FIBER_NAME_MAX) {
-		if (text[0] == '\\' && text[1] && text[2] && text[3]) {
-			name[length++] = (char)((text[1] - '0') << 6 | (text[2] - '0') << 3 |
-						(text[3] - '0'));
-			text += 4;
-		} else {
-			name[length++] = *text++;
-		}
-	}
-	name[length] = '\0';
-}
-
-static void stat_line(struct fiber_stat *stat, const char *key, const char *value)
-{
-	static const char *const states[] = { "new", "running", "suspended", "finished" };
-	uint64_t number = strtoull(value, NULL, 0);
-	unsigned int i;
-
-	if (!strcmp(key, "Number of activations"))
-		stat->activations = number;
-	else if (!strcmp(key, "Number of failed activations"))
-		stat->failed_activations = number;
-	else if (!strcmp(key, "Name"))
-		unescape(stat->name, value);
-	else if (!strcmp(key, "Thread id"))
-		stat->thread = (uint32_t)number;
-	else if (!strcmp(key, "CPU time ns"))
-		stat->cpu_time = number;
-	else if (!strcmp(key, "Longest run ns"))
-		stat->longest_run = number;
-	else if (!strcmp(key, "Stack start"))
-		stat->stack_start = number;
-	else if (!strcmp(key, "Stack size"))
-		stat->stack_size = number;
-	else if (!strcmp(key, "State"))
-		for (i = 0; i < 4; i++)
-			if (!strcmp(value, states[i]))
-				stat->state = (enum fiber_state)i;
-}
-
 static int kernel_get_stat(fiber_id_t id, struct fiber_stat *stat)
 {
-	char line[FIBER_NAME_SIZE * 4 + 64];
-	int saved_errno = errno, err = ESRCH;
-	FILE *file = stat_open(id);
+	struct fiber_snapshot snapshot = { .size = sizeof(snapshot), .id = id };
+	int err = request_struct(FIBER_IOC_STAT, &snapshot);
 
-	while (file && fgets(line, sizeof(line), file) && *line != '\n') {
-		char *value = strstr(line, ": ");
-
-		if (err) {
-			*stat = (struct fiber_stat) { .id = id, .run_time = FIBER_TIME_UNKNOWN };
-			err = 0;
-		}
-		line[strcspn(line, "\n")] = '\0';
-		if (!value)
-			continue;
-		*value = '\0';
-		stat_line(stat, line, value + 2);
-	}
-	if (file)
-		fclose(file);
-	errno = saved_errno;
-	return err;
+	if (err)
+		return err;
+	*stat = (struct fiber_stat) {
+		.id = snapshot.id,
+		.state = (enum fiber_state)snapshot.state,
+		.thread = snapshot.thread,
+		.activations = snapshot.activations,
+		.failed_activations = snapshot.failed,
+		.cpu_time = snapshot.cpu_time,
+		.run_time = FIBER_TIME_UNKNOWN,
+		.longest_run = snapshot.longest_run,
+		.stack_start = snapshot.stack_start,
+		.stack_size = snapshot.stack_size,
+	};
+	memcpy(stat->name, snapshot.name, sizeof(stat->name));
+	return 0;
 }
 
-/* Without stdio, which a signal handler may not use. */
+/* A signal handler may use it. */
 static void kernel_get_name(fiber_id_t id, char *name)
 {
-	static const char key[] = "\nName: ";
-	char path[64] = "/proc/self/fiber/", digits[24], text[1024], *start, *end;
-	size_t digit = sizeof(digits) - 1;
-	ssize_t length;
-	int file;
+	struct fiber_snapshot snapshot = { .size = sizeof(snapshot), .id = id };
 
-	digits[digit] = '\0';
-	do
-		digits[--digit] = (char)('0' + id % 10);
-	while (id /= 10);
-	strcat(path, digits + digit);
-	file = open(path, O_RDONLY | O_CLOEXEC);
-	if (file < 0)
-		return;
-	length = read(file, text, sizeof(text) - 1);
-	close(file);
-	if (length <= 0)
-		return;
-	text[length] = '\0';
-	start = strstr(text, key);
-	end = start ? strchr(start + 1, '\n') : NULL;
-	if (!end)
-		return;
-	*end = '\0';
-	unescape(name, start + strlen(key));
+	if (!request_struct(FIBER_IOC_STAT, &snapshot))
+		memcpy(name, snapshot.name, sizeof(snapshot.name));
 }
 
 static int kernel_switch_to(fiber_id_t id)
@@ -321,14 +232,14 @@ static int kernel_fls_free(uint64_t index)
 
 static int kernel_fls_set(uint64_t index, uint64_t value)
 {
-	struct fiber_fls argument = { .index = index, .value = value };
+	struct fiber_fls argument = { sizeof(argument), 0, index, value };
 
 	return request_struct(FIBER_IOC_FLS_SET, &argument);
 }
 
 static int kernel_fls_get(uint64_t index, uint64_t *value)
 {
-	struct fiber_fls argument = { .index = index };
+	struct fiber_fls argument = { .size = sizeof(argument), .index = index };
 	int err = request_struct(FIBER_IOC_FLS_GET, &argument);
 
 	if (!err)

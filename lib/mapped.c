@@ -102,7 +102,7 @@ static void mapped_fork_parent(void)
 /* An area's page is there from its first attachment on. */
 static bool areas_make(uint32_t used)
 {
-	const uint32_t step = 4096 / sizeof(struct fiber_area);
+	const uint32_t step = 4096 / sizeof(struct fiber_thread_area);
 	uint32_t i;
 
 	for (i = 0; i < used; i += step)

@@ -20,7 +20,7 @@
 struct table {
 	struct fiber_table *head;
 	struct fiber_slot *slots;
-	struct fiber_area *areas;
+	struct fiber_thread_area *areas;
 	/* Slots below this one may be used. Under the lock. */
 	uint32_t committed;
 };

@@ -42,7 +42,7 @@ struct thread {
 	struct control *current;
 	struct fiber_slot *slot;
 	/* Its own entries of the table. */
-	struct fiber_area *area;
+	struct fiber_thread_area *area;
 	/* What makes the owner word of a free fiber this thread's, when added. */
 	uint64_t takes;
 	/* The words fiber_slot.state and .area of the fiber that it runs. */

@@ -56,15 +56,15 @@ _Static_assert(offsetof(struct fiber_slot, area) == SLOT_STATE + 4, "");
 _Static_assert(sizeof(struct fiber_slot) == SLOT_SIZE, "");
 _Static_assert(offsetof(struct fiber_slot, failed) == 64, "");
 _Static_assert(offsetof(struct fiber_slot, name) == 128, "");
-_Static_assert(offsetof(struct fiber_area, fiber) == AREA_FIBER, "");
-_Static_assert(offsetof(struct fiber_area, since) == AREA_SINCE, "");
-_Static_assert(offsetof(struct fiber_area, off) == AREA_OFF, "");
-_Static_assert(offsetof(struct fiber_area, off_since) == AREA_OFF_SINCE, "");
+_Static_assert(offsetof(struct fiber_thread_area, fiber) == AREA_FIBER, "");
+_Static_assert(offsetof(struct fiber_thread_area, since) == AREA_SINCE, "");
+_Static_assert(offsetof(struct fiber_thread_area, off) == AREA_OFF, "");
+_Static_assert(offsetof(struct fiber_thread_area, off_since) == AREA_OFF_SINCE, "");
 _Static_assert(FIBER_STATE_SUSPENDED == STATE_SUSPENDED, "");
 _Static_assert(FIBER_STATE_NEW == FIBER_NEW && FIBER_STATE_RUNNING == FIBER_RUNNING &&
 	       FIBER_STATE_SUSPENDED == FIBER_SUSPENDED && FIBER_STATE_FINISHED == FIBER_FINISHED,
 	       "states go through as they are");
-_Static_assert(FIBER_AREAS < OWNER_DOOMED, "threads fit an owner word");
+_Static_assert(FIBER_THREAD_AREAS < OWNER_DOOMED, "threads fit an owner word");
 _Static_assert(CONTROL_SLOTS == 1 << FIBER_SLOT_BITS, "");
 
 _Thread_local struct thread thread;
@@ -124,12 +124,17 @@ static uint64_t clock_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* The kernel knows how long a cycle takes, and has said so. Set by open(). */
+static bool clock_given;
+
 /* How long a cycle takes; the longer ago the first look at both clocks, the more precisely. */
 static void clock_measure(void)
 {
 	const uint32_t shift = 24;
 	uint64_t ns;
 
+	if (clock_given)
+		return;
 	do
 		ns = clock_ns() - table.head->clock;
 	while (ns < 1000000);
@@ -150,16 +155,22 @@ static int user_open(const struct table_ops *ops, const char *name)
 	err = ops->open();
 	if (err)
 		return err;
+	/* The module has stored how long a cycle takes, if the table is its own. */
+	clock_given = table.head->mult;
 	*table.head = (struct fiber_table) {
 		.version = FIBER_TABLE_VERSION,
 		.slots = CONTROL_SLOTS,
 		.slots_used = 1,
-		.areas = FIBER_AREAS,
+		.areas = FIBER_THREAD_AREAS,
 		.areas_used = 1,
+		.mult = table.head->mult,
+		.shift = table.head->shift,
 		.slots_at = (uintptr_t)table.slots,
 		.areas_at = (uintptr_t)table.areas,
 		.clock = clock_ns(),
 		.cycles = cycles(),
+		.slot_size = sizeof(struct fiber_slot),
+		.area_size = sizeof(struct fiber_thread_area),
 	};
 	strncpy(table.head->engine, name, sizeof(table.head->engine) - 1);
 	clock_measure();
@@ -336,7 +347,7 @@ static void thread_reap(uint32_t number)
 			continue;
 		}
 		/* Finished, or doomed by whoever has it: never both alive and forgotten. */
-		while (control->home == number && (word == OWNER_FREE || word < FIBER_AREAS) &&
+		while (control->home == number && (word == OWNER_FREE || word < FIBER_THREAD_AREAS) &&
 		       word != OWNER_NONE) {
 			uint64_t next = word == OWNER_FREE ? GENERATION(owner) | OWNER_FINISHED :
 							     owner | OWNER_DOOMED;
@@ -357,7 +368,7 @@ static bool thread_gone(uint32_t number)
 {
 	struct lock_state state;
 
-	if (!number || number >= FIBER_AREAS || !table_thread_is_dead(number))
+	if (!number || number >= FIBER_THREAD_AREAS || !table_thread_is_dead(number))
 		return false;
 	lock_take(&state);
 	if (table_thread_is_dead(number))
@@ -387,7 +398,7 @@ static int area_take(uint32_t *number)
 		if (!table.areas[i].tid)
 			break;
 	}
-	if (i == FIBER_AREAS)
+	if (i == FIBER_THREAD_AREAS)
 		return EAGAIN;
 	err = backing->attach(i);
 	if (err)
@@ -400,7 +411,7 @@ static int area_take(uint32_t *number)
 }
 
 /* A run begins. */
-static void area_begin(struct fiber_area *area, uint64_t now)
+static void area_begin(struct fiber_thread_area *area, uint64_t now)
 {
 	area->since = now;
 	area->off_since = area->off;
@@ -853,7 +864,7 @@ static int user_retire(void)
 /* Books the run that ends now, and for good. */
 static void book(struct thread *self)
 {
-	struct fiber_area *area = self->area;
+	struct fiber_thread_area *area = self->area;
 	int64_t run = (int64_t)(cycles() - area->since - (area->off - area->off_since));
 
 	if (run < 0)
@@ -980,7 +991,7 @@ static uint64_t nanoseconds(uint64_t count)
 static void stat_read(fiber_id_t id, const struct fiber_slot *shown, struct fiber_stat *stat)
 {
 	const struct fiber_slot slot = *shown;
-	const struct fiber_area *area = &table.areas[slot.area];
+	const struct fiber_thread_area *area = &table.areas[slot.area];
 	bool watched = backing == &table_mapped;
 	uint64_t time, run = 0;
 

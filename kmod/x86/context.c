@@ -6,7 +6,7 @@
  * stack. Swapping what a called function preserves, and the stack and
  * instruction pointers, makes the return to user mode land in the other fiber:
  *
- *	saved and loaded	rip rsp rbp rbx r12 r13 r14 r15, MXCSR, x87 CW
+ *	saved and loaded	rip rsp rbp rbx r12-r15, FP control registers
  *	with FIBER_FLAG_FPU	all that XSAVE covers but PKRU and AMX tiles
  *	loaded			rdi, for the first entry
  *	the thread's		fs and gs bases, PKRU, rflags, segments
@@ -28,39 +28,54 @@
 
 #include "compat.h"
 #include "x86/context.h"
-
-#define FIBER_MXCSR_INIT	0x1f80
-#define FIBER_FCW_INIT		0x37f
+#include "x86/xstate.h"
 
 /* PKRU guards the thread's memory accesses, and tiles are too large to carry. */
 #define FIBER_XFEATURES_NOT	(XFEATURE_MASK_PKRU | XFEATURE_MASK_XTILE)
 
-/* An XSAVE area in the standard format, or an FXSAVE area on a CPU without. */
-struct fiber_xstate {
-	u8 area[0];
-} __aligned(64);
-
 static struct kmem_cache *xstate_cache;
 static unsigned int xstate_size __ro_after_init;
-static u64 xstate_mask __ro_after_init;	/* 0: no XSAVE */
+static struct fiber_xstate_layout xstate_layout __ro_after_init;
+
+static void __init layout_init(struct fiber_xstate_layout *layout)
+{
+	unsigned int i;
+
+	layout->mask = XFEATURE_MASK_FPSSE;
+	layout->header = boot_cpu_has(X86_FEATURE_OSXSAVE);
+	if (!layout->header)
+		return;
+	layout->mask = xgetbv(XCR_XFEATURE_ENABLED_MASK) & ~FIBER_XFEATURES_NOT;
+	/* All components: each that the kernel saves takes room in its images. */
+	for (i = 2; i < FIBER_XSTATE_COMPONENTS; i++) {
+		u32 edx, flags;
+
+		cpuid_count(0xd, i, &layout->size[i], &layout->offset[i], &flags, &edx);
+		if (flags & BIT(1))
+			layout->aligned |= BIT_ULL(i);
+	}
+}
 
 int __init fiber_xstate_cache_init(void)
 {
-	xstate_size = sizeof(struct fxregs_state);
-	if (boot_cpu_has(X86_FEATURE_OSXSAVE)) {
-		unsigned int i;
+	unsigned int i;
 
-		xstate_mask = xgetbv(XCR_XFEATURE_ENABLED_MASK) & ~FIBER_XFEATURES_NOT;
-		xstate_size = sizeof(struct fxregs_state) + sizeof(struct xstate_header);
-		for (i = 2; i < 63; i++) {
-			u32 size, offset, ecx, edx;
+	BUILD_BUG_ON(offsetof(struct fiber_xstate, mxcsr) !=
+		     offsetof(struct xregs_state, i387.mxcsr));
+	BUILD_BUG_ON(offsetof(struct fiber_xstate, st) !=
+		     offsetof(struct xregs_state, i387.st_space));
+	BUILD_BUG_ON(offsetof(struct fiber_xstate, xmm) !=
+		     offsetof(struct xregs_state, i387.xmm_space));
+	BUILD_BUG_ON(offsetof(struct fiber_xstate, xstate_bv) !=
+		     offsetof(struct xregs_state, header));
+	BUILD_BUG_ON(sizeof(struct fiber_xstate) != sizeof(struct xregs_state));
 
-			if (!(xstate_mask & BIT_ULL(i)))
-				continue;
-			cpuid_count(0xd, i, &size, &offset, &ecx, &edx);
-			xstate_size = max(xstate_size, offset + size);
-		}
-	}
+	layout_init(&xstate_layout);
+	xstate_size = sizeof(struct fiber_xstate);
+	for (i = 2; i < FIBER_XSTATE_COMPONENTS; i++)
+		if (xstate_layout.mask & BIT_ULL(i))
+			xstate_size = max(xstate_size,
+					  xstate_layout.offset[i] + xstate_layout.size[i]);
 	xstate_cache = kmem_cache_create("fiber_xstate", xstate_size, 64, SLAB_ACCOUNT, NULL);
 	return xstate_cache ? 0 : -ENOMEM;
 }
@@ -72,32 +87,33 @@ void fiber_xstate_cache_exit(void)
 
 static void xstate_reset(struct fiber_xstate *xstate)
 {
-	struct fxregs_state *fx = (struct fxregs_state *)xstate;
-
-	/* An empty header means initial values; MXCSR and FXRSTOR read the area. */
+	/*
+	 * An empty header means initial values. XRSTOR reads MXCSR all the same, and
+	 * FXRSTOR reads everything.
+	 */
 	memset(xstate, 0, xstate_size);
-	fx->cwd = FIBER_FCW_INIT;
-	fx->mxcsr = FIBER_MXCSR_INIT;
+	xstate->fcw = FIBER_FCW_INIT;
+	xstate->mxcsr = FIBER_MXCSR_INIT;
 }
 
 static void xstate_save(struct fiber_xstate *xstate)
 {
-	if (xstate_mask)
+	if (likely(xstate_layout.header))
 		asm volatile("xsave64 (%0)"
-			     : : "r" (xstate), "a" (lower_32_bits(xstate_mask)),
-			       "d" (upper_32_bits(xstate_mask))
+			     : : "r" (xstate), "a" (lower_32_bits(xstate_layout.mask)),
+			       "d" (upper_32_bits(xstate_layout.mask))
 			     : "memory");
 	else
 		asm volatile("fxsave64 (%0)" : : "r" (xstate) : "memory");
 }
 
-/* The area holds only what xstate_save() or xstate_reset() put there. */
+/* The CPU or the kernel wrote the contents, or xstate_reset(): XRSTOR cannot fault. */
 static void xstate_load(struct fiber_xstate *xstate)
 {
-	if (xstate_mask)
+	if (likely(xstate_layout.header))
 		asm volatile("xrstor64 (%0)"
-			     : : "r" (xstate), "a" (lower_32_bits(xstate_mask)),
-			       "d" (upper_32_bits(xstate_mask))
+			     : : "r" (xstate), "a" (lower_32_bits(xstate_layout.mask)),
+			       "d" (upper_32_bits(xstate_layout.mask))
 			     : "memory");
 	else
 		asm volatile("fxrstor64 (%0)" : : "r" (xstate) : "memory");
@@ -118,19 +134,26 @@ static noinline void load_fcw(u16 fcw)
 	asm volatile("fldenv %0" : : "m" (env));
 }
 
-static void control_words_save(struct fiber_context *ctx)
+static void control_registers_save(struct fiber_context *ctx)
 {
 	asm volatile("stmxcsr %0" : "=m" (ctx->mxcsr));
 	asm volatile("fnstcw %0" : "=m" (ctx->fcw));
 }
 
-/* @now: the words in the registers */
-static void control_words_load(const struct fiber_context *now, const struct fiber_context *ctx)
+/* @now: what the registers contain */
+static void control_registers_load(const struct fiber_context *now,
+				   const struct fiber_context *ctx)
 {
 	if (unlikely(now->mxcsr != ctx->mxcsr))
 		asm volatile("ldmxcsr %0" : : "m" (ctx->mxcsr));
 	if (unlikely(now->fcw != ctx->fcw))
 		load_fcw(ctx->fcw);
+}
+
+/* Bytes that fiber_context_init() allocates. */
+size_t fiber_context_bytes(bool fpu)
+{
+	return fpu ? xstate_size : 0;
 }
 
 /* @fpu: the fiber has FIBER_FLAG_FPU. -ENOMEM. */
@@ -171,6 +194,41 @@ void fiber_context_reset(struct fiber_context *ctx, unsigned long entry,
 		xstate_reset(xstate);
 }
 
+static void fpu_switch_in_registers(struct fiber_context *from, const struct fiber_context *to)
+{
+	control_registers_save(from);
+	if (unlikely(from->xstate))
+		xstate_save(from->xstate);
+	if (unlikely(to->xstate))
+		xstate_load(to->xstate);
+	else
+		control_registers_load(from, to);
+}
+
+/*
+ * The thread was scheduled out since it entered the kernel. The kernel loads its
+ * image into the registers before the return to user mode.
+ */
+static noinline void fpu_switch_in_memory(struct fiber_context *from,
+					  const struct fiber_context *to)
+{
+	struct fpu *fpu = fiber_task_fpu(current);
+	struct fiber_xstate *image = (struct fiber_xstate *)&fpu->fpstate->regs;
+
+	from->mxcsr = fiber_xstate_mxcsr(&xstate_layout, image);
+	from->fcw = fiber_xstate_fcw(&xstate_layout, image);
+	if (from->xstate)
+		fiber_xstate_copy(&xstate_layout, from->xstate, image);
+	if (to->xstate) {
+		fiber_xstate_copy(&xstate_layout, image, to->xstate);
+	} else {
+		fiber_xstate_set_mxcsr(&xstate_layout, image, to->mxcsr);
+		fiber_xstate_set_fcw(&xstate_layout, image, to->fcw);
+	}
+	/* Otherwise the kernel may find the image unchanged in a CPU's registers. */
+	fpu->last_cpu = -1;
+}
+
 /*
  * Interrupts are off: neither a context switch nor a softirq may move the FPU
  * registers to memory meanwhile.
@@ -200,13 +258,7 @@ void fiber_context_switch(struct fiber_context *from, struct fiber_context *to)
 	regs->cx = to->ip;
 
 	if (unlikely(test_thread_flag(TIF_NEED_FPU_LOAD)))
-		switch_fpu_return();
-
-	control_words_save(from);
-	if (unlikely(from->xstate))
-		xstate_save(from->xstate);
-	if (unlikely(to->xstate))
-		xstate_load(to->xstate);
+		fpu_switch_in_memory(from, to);
 	else
-		control_words_load(from, to);
+		fpu_switch_in_registers(from, to);
 }

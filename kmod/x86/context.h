@@ -12,7 +12,7 @@ struct fiber_xstate;
  * @ip, @sp, @bp, @bx, @r12, @r13, @r14, @r15: what a called function preserves
  * @di: first argument of the entry point. Loaded at every switch, since a
  *      resumed fiber has declared rdi lost.
- * @mxcsr, @fcw: control words, meaningful where @xstate is NULL
+ * @mxcsr, @fcw: the FP control registers, meaningful if @xstate is NULL
  * @xstate: the whole FPU state of a fiber with FIBER_FLAG_FPU, owned by the
  *      context, else NULL
  *
@@ -26,6 +26,7 @@ struct fiber_context {
 	struct fiber_xstate *xstate;
 };
 
+size_t fiber_context_bytes(bool fpu);
 int fiber_context_init(bool fpu, struct fiber_context *ctx);
 void fiber_context_destroy(struct fiber_context *ctx);
 void fiber_context_reset(struct fiber_context *ctx, unsigned long entry,

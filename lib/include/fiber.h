@@ -77,9 +77,10 @@ const char *fiber_engine(void);
 /*
  * The calling thread becomes a fiber, which is running. `id` may be NULL.
  * EEXIST: it is one already. ENODEV: the engine is not there (no module).
- * EPROTO: the module speaks another version. EBUSY: its fibers are switched by another
- * engine than this one. EINVAL: KFIBER_ENGINE or flags.
- * EAGAIN: too many fibers. ENOMEM.
+ * EPROTO: the module lacks something that this library needs. EBUSY: its fibers are
+ * switched by another engine than this one. EINVAL: KFIBER_ENGINE or flags.
+ * EAGAIN: too many fibers. EDQUOT: the user has as much of the kernel's memory as the
+ * module's max_user_kib allows. ENOMEM.
  */
 int fiber_convert(unsigned int flags, fiber_id_t *id);
 
@@ -93,7 +94,8 @@ int fiber_revert(void);
  * A new, suspended fiber that runs func(arg) on a stack of its own, below which
  * lies a guard page. `attr` may be NULL. EPERM: the caller is no fiber.
  * EINVAL: no function, unknown flags, a stack below 16 KiB, a name too long.
- * EAGAIN: too many fibers or mappings (vm.max_map_count). ENOMEM.
+ * EAGAIN: too many fibers or mappings (vm.max_map_count). EDQUOT: as fiber_convert().
+ * ENOMEM.
  */
 int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct fiber_attr *attr);
 

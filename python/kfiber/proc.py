@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What can be seen of fibers: /proc/PID/fiber/ID, or /proc/fiber/PID where that is used.
+"""Snapshots of fibers: from /proc/PID/fiber/ID, or from /proc/fiber if the module uses that.
 
-Fibers that user mode switches show themselves in a table in their process' memory: table.py.
+Engine `local` publishes its fibers in a status table in the memory of the process: table.py.
 """
 
 from __future__ import annotations
@@ -71,11 +71,13 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
-def _fallback(pid: int, text: str) -> Iterator[Fiber]:
-    for block in text.split("\n\n"):
-        head, _, rest = block.partition("\n")
-        if head.startswith("Fiber: "):
-            yield parse(pid, int(head.removeprefix("Fiber: ")), rest)
+def _fallback(proc: Path) -> Iterator[tuple[int, int, str]]:
+    """Pid, id and text of each fiber in the module's one file, which is empty if there is none."""
+    with suppress(*_VANISHED, IsADirectoryError):
+        for block in _read(proc / "fiber").split("\n\n"):
+            head = re.match(r"Process: (\d+)\nFiber: (\d+)\n", block)
+            if head:
+                yield int(head[1]), int(head[2]), block[head.end() :]
 
 
 def fibers(pid: int, *, proc: Path = PROC) -> list[Fiber]:
@@ -100,15 +102,14 @@ def fibers(pid: int, *, proc: Path = PROC) -> list[Fiber]:
 
 
 def _kernels(pid: int, proc: Path) -> list[Fiber]:
-    """Those that the module knows."""
+    """The fibers that the module knows."""
     found = []
     try:
         for entry in (proc / str(pid) / "fiber").iterdir():
             with suppress(*_VANISHED):
                 found.append(parse(pid, int(entry.name), _read(entry)))
     except _VANISHED:
-        with suppress(*_VANISHED):
-            found = list(_fallback(pid, _read(proc / "fiber" / str(pid))))
+        found = [parse(pid, fiber, text) for owner, fiber, text in _fallback(proc) if owner == pid]
     return found
 
 
@@ -133,6 +134,4 @@ def processes(*, proc: Path = PROC) -> list[int]:
     """The pids of all processes that have fibers and may be seen, ascending."""
     found = {int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal()}
     pids = {pid for pid in found if _has_fibers(proc / str(pid))}
-    with suppress(*_VANISHED):
-        pids |= {int(entry.name) for entry in (proc / "fiber").iterdir()}
-    return sorted(pids)
+    return sorted(pids | {pid for pid, _, _ in _fallback(proc)})

@@ -107,7 +107,7 @@ static bool is_good(const void *pointer, const void *good)
 
 static void convert(const struct step *step)
 {
-	struct fiber_convert args = { .flags = step->a >> 8 & 1 };
+	struct fiber_convert args = { .size = sizeof(args), .flags = step->a >> 8 & 1 };
 	void *pointer = any_pointer(step->b, &args, sizeof(args));
 	bool refuse = false;
 	long result;
@@ -118,7 +118,7 @@ static void convert(const struct step *step)
 		args.flags |= (uint32_t)step->c | 0x10;
 		refuse = true;
 	} else {
-		args.pad = (uint32_t)step->c | 1;
+		args.size = (uint32_t)step->c % sizeof(args);
 		refuse = true;
 	}
 	result = request(CONVERT, any_device(step->c), (unsigned long)pointer);
@@ -152,7 +152,7 @@ static void spoil(struct fiber_create *args, uint64_t random)
 		args->flags |= (uint32_t)(random >> 32) | 0x20;
 		break;
 	case 1:
-		args->pad = (uint32_t)(random >> 32) | 1;
+		args->size = (uint32_t)(random >> 32) % sizeof(*args);
 		break;
 	case 2:
 		memset(args->name, 'x', sizeof(args->name));
@@ -195,6 +195,7 @@ static void create(const struct step *step)
 	if (!atomic_compare_exchange_strong(&members[place], &none, TAKEN))
 		return;
 	memset(&args, 0, sizeof(args));
+	args.size = sizeof(args);
 	args.entry = (uintptr_t)body;
 	args.arg = place;
 	args.stack_start = (uintptr_t)stacks + place * STACK_SIZE;
@@ -243,7 +244,10 @@ static void delete(const struct step *step)
 
 static void set_name(const struct step *step)
 {
-	struct fiber_name args = { .id = step->a >> 40 & 3 ? any_id(step->a) : 0 };
+	struct fiber_name args = {
+		.size = sizeof(args),
+		.id = step->a >> 40 & 3 ? any_id(step->a) : 0,
+	};
 	void *pointer = any_pointer(step->b, &args, sizeof(args));
 
 	fill_name(args.name, step->c);
@@ -266,7 +270,11 @@ static uint64_t any_index(uint64_t random)
 
 static void fls(const struct step *step)
 {
-	struct fiber_fls args = { any_index(step->a), step->c };
+	struct fiber_fls args = {
+		.size = sizeof(args),
+		.index = any_index(step->a),
+		.value = step->c,
+	};
 	void *pointer = any_pointer(step->b, &args, sizeof(args));
 
 	if (!request(step->kind, any_device(step->b >> 16), (unsigned long)pointer) &&

@@ -74,8 +74,9 @@ static uint64_t draw(uint64_t *state)
 static uint64_t any_word(uint64_t *state, uint64_t slot)
 {
 	static const uint64_t borders[] = {
-		0, 1, 2, 3, 4, AREAS, FIBER_AREAS - 1, FIBER_AREAS, FIBER_AREAS + 1, INT32_MAX,
-		UINT32_MAX, INT64_MAX, UINT64_C(1) << 63, UINT64_MAX - 1, UINT64_MAX,
+		0, 1, 2, 3, 4, AREAS, FIBER_THREAD_AREAS - 1, FIBER_THREAD_AREAS,
+		FIBER_THREAD_AREAS + 1, INT32_MAX, UINT32_MAX, INT64_MAX, UINT64_C(1) << 63,
+		UINT64_MAX - 1, UINT64_MAX,
 		(1 << FIBER_SLOT_BITS) - 1, 1 << FIBER_SLOT_BITS, UINT64_C(0x0a0a0a0a0a0a0a0a),
 		UINT64_C(0xffff888000000000), UINT64_C(0xffffffff81000000),
 		UINT64_C(0x00007ffffffff000), UINT64_C(0x6566696c61766e69),

@@ -138,7 +138,7 @@ static void proc(const struct step *step)
 		snprintf(path, sizeof(path), "%s/%llu", folder, (unsigned long long)id);
 	} else {
 		strcpy(folder, "/proc/fiber");
-		snprintf(path, sizeof(path), "%s/%d", folder, pid);
+		strcpy(path, folder);
 	}
 
 	switch (step->a >> 32 & 15) {
@@ -592,6 +592,7 @@ static void process_setup(void)
 		fail("no memory");
 	/* All but the output is right. */
 	create_args = (void *)(pages + PAGE);
+	create_args->size = sizeof(*create_args);
 	create_args->entry = (uintptr_t)body;
 	create_args->stack_start = (uintptr_t)stacks;
 	create_args->stack_size = STACK_SIZE;

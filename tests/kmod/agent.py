@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmod.model import NAME_SIZE, Where, Words
+from kmod.model import NAME_SIZE, Size, Where, Words
 from kmod.target import MODULE, PROGRAMS, wait_for
 
 LANES = 4
@@ -32,30 +32,45 @@ _SYS_TGKILL = 234
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CONVERT = struct.Struct("<IIQ")
-CREATE = struct.Struct("<QQQQII64sQ")
-SET_NAME = struct.Struct("<Q64s")
-FLS = struct.Struct("<QQ")
+CREATE = struct.Struct("<IIQQQQ64sQ")
+SET_NAME = struct.Struct("<IIQ64s")
+FLS = struct.Struct("<IIQQ")
+SNAPSHOT = struct.Struct("<II11QIIII64s")
 WORD = struct.Struct("<Q")
 
 
-def request(number, argument=None, *, reads=False, writes=False):
-    """A number as <linux/ioctl.h> makes it."""
-    size = argument.size if argument else 0
-    return reads << 31 | writes << 30 | size << 16 | 0xFB << 8 | number
+def request(number):
+    """A number as <linux/ioctl.h> makes it: _IO()."""
+    return 0xFB << 8 | number
 
+
+# The fields of a snapshot that the model knows, by their place.
+SHOWN = {
+    "state": 1,
+    "id": 2,
+    "activations": 3,
+    "failed": 4,
+    "stack_start": 11,
+    "stack_size": 12,
+    "thread": 13,
+    "parent": 14,
+    "engine": 15,
+    "name": 17,
+}
 
 IOC_VERSION = request(0x00)
-IOC_CONVERT = request(0x01, CONVERT, reads=True, writes=True)
-IOC_CREATE = request(0x02, CREATE, reads=True, writes=True)
+IOC_CONVERT = request(0x01)
+IOC_CREATE = request(0x02)
 IOC_DELETE = request(0x04)
 IOC_REVERT = request(0x05)
 IOC_RETIRE = request(0x06)
-IOC_SET_NAME = request(0x07, SET_NAME, writes=True)
-IOC_SELF = request(0x08, WORD, reads=True)
-IOC_FLS_ALLOC = request(0x10, WORD, reads=True)
+IOC_SET_NAME = request(0x07)
+IOC_SELF = request(0x08)
+IOC_STAT = request(0x09)
+IOC_FLS_ALLOC = request(0x10)
 IOC_FLS_FREE = request(0x11)
-IOC_FLS_SET = request(0x12, FLS, writes=True)
-IOC_FLS_GET = request(0x13, FLS, reads=True, writes=True)
+IOC_FLS_SET = request(0x12)
+IOC_FLS_GET = request(0x13)
 
 
 @dataclass(frozen=True)
@@ -157,13 +172,14 @@ class Agent:
         assert answer.kind == "done" and answer.result <= 0
         return -answer.result, answer.data
 
-    def _result(self, slot, number, argument, fields, where, times=1):
+    def _result(self, slot, number, argument, fields, where, *, times=1, tail=b""):
         """The same for one that fills the last field."""
-        err, data = self._pointer(slot, number, argument.pack(*fields), where, times)
+        err, data = self._pointer(slot, number, argument.pack(*fields) + tail, where, times)
         if err:
             return err, None
-        *same, value = argument.unpack(data)
+        *same, value = argument.unpack_from(data)
         assert same == list(fields[:-1])
+        assert data[argument.size :] == tail
         return 0, value
 
     def _plain(self, slot, number, argument=0):
@@ -197,15 +213,17 @@ class Agent:
         assert self._stacks_used <= self._stacks_size
         return self.stacks + self._stacks_used
 
-    def convert(self, slot, flags, pad, where):
-        return self._result(slot, IOC_CONVERT, CONVERT, (flags, pad, POISON), where)
+    def convert(self, slot, flags, size, where):
+        number, tail = sized(CONVERT, size)
+        return self._result(slot, IOC_CONVERT, CONVERT, (number, flags, POISON), where, tail=tail)
 
     def create(self, slot, create, where):
+        number, tail = sized(CREATE, create.size)
         fields = (
-            *(create.entry, create.arg, create.stack_start, create.stack_size),
-            *(create.flags, create.pad, create.name, POISON),
+            *(number, create.flags, create.entry, create.arg),
+            *(create.stack_start, create.stack_size, create.name, POISON),
         )
-        return self._result(slot, IOC_CREATE, CREATE, fields, where)
+        return self._result(slot, IOC_CREATE, CREATE, fields, where, tail=tail)
 
     def switch(self, slot, id, alternate=False):
         answer = self._ask(slot, "alternate" if alternate else "switch", id)
@@ -251,24 +269,38 @@ class Agent:
         return self.retire_end(slot)
 
     def set_name(self, slot, id, name, where):
-        err, _ = self._pointer(slot, IOC_SET_NAME, SET_NAME.pack(id, name), where)
+        err, _ = self._pointer(slot, IOC_SET_NAME, SET_NAME.pack(SET_NAME.size, 0, id, name), where)
         return err, None
 
     def self_(self, slot, where):
         return self._result(slot, IOC_SELF, WORD, (POISON,), where)
 
+    def stat(self, slot, id, size, where):
+        number, tail = sized(SNAPSHOT, size)
+        sent = SNAPSHOT.pack(number, 77, id, *[POISON] * 10, *[77] * 4, b"poison") + tail
+        err, data = self._pointer(slot, IOC_STAT, sent, where)
+        if err:
+            return err, None
+        values = SNAPSHOT.unpack_from(data)
+        assert values[0] == number
+        assert values[-2] == 0
+        assert data[SNAPSHOT.size :] == tail
+        shown = {name: values[place] for name, place in SHOWN.items()}
+        shown["name"] = shown["name"].rstrip(b"\0")
+        return 0, shown
+
     def fls_alloc(self, slot, times, where):
-        return self._result(slot, IOC_FLS_ALLOC, WORD, (POISON,), where, times)
+        return self._result(slot, IOC_FLS_ALLOC, WORD, (POISON,), where, times=times)
 
     def fls_free(self, slot, index):
         return self._plain(slot, IOC_FLS_FREE, index)
 
     def fls_set(self, slot, index, value, where):
-        err, _ = self._pointer(slot, IOC_FLS_SET, FLS.pack(index, value), where)
+        err, _ = self._pointer(slot, IOC_FLS_SET, FLS.pack(FLS.size, 0, index, value), where)
         return err, None
 
     def fls_get(self, slot, index, where):
-        return self._result(slot, IOC_FLS_GET, FLS, (index, POISON), where)
+        return self._result(slot, IOC_FLS_GET, FLS, (FLS.size, 0, index, POISON), where)
 
     def version(self, slot):
         return self._register(slot, IOC_VERSION)
@@ -298,6 +330,18 @@ class Agent:
 
     def cpu_ns(self):
         return time.clock_gettime_ns(self._cpu_clock)
+
+
+def sized(argument, size):
+    """What a structure has for its size, and what lies behind it."""
+    return {
+        Size.EXACT: (argument.size, b""),
+        Size.LONGER: (argument.size + 8, bytes(8)),
+        Size.NEWER: (argument.size + 8, bytes(7) + b"\1"),
+        Size.TOO_LARGE: (4097, b""),
+        Size.SHORT: (argument.size - 1, b""),
+        Size.NONE: (0, b""),
+    }[size]
 
 
 def padded(name):

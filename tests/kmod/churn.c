@@ -49,6 +49,7 @@ static void create_in(struct place *place)
 {
 	uintptr_t stack = atomic_exchange(&place->stack, 0);
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = (uintptr_t)churn,
 		.stack_start = stack,
 		.stack_size = STACK_SIZE,

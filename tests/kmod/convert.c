@@ -58,6 +58,7 @@ TEST(each_thread_is_a_fiber_of_its_own)
 static void check_all_eperm(void)
 {
 	struct fiber_create create_args = {
+		.size = sizeof(create_args),
 		.entry = (uintptr_t)convert_thread,
 		.stack_start = (uintptr_t)stack_new(STACK_SIZE),
 		.stack_size = STACK_SIZE,
@@ -119,7 +120,7 @@ struct rival {
 static void *rival_run(void *arg)
 {
 	struct rival *rival = arg;
-	struct fiber_convert args = { .id = POISON };
+	struct fiber_convert args = { .size = sizeof(args), .id = POISON };
 
 	pthread_barrier_wait(&barrier);
 	rival->fd = device_open();
@@ -308,19 +309,19 @@ TEST(bad_arguments_change_nothing)
 	device = device_open();
 	before = counters_read();
 	for (int bit = 1; bit < 32; bit++) {
-		args = (struct fiber_convert) { .flags = 1U << bit, .id = POISON };
+		args = (struct fiber_convert) { .size = sizeof(args), .flags = 1U << bit, .id = POISON };
 		CHECK_ERR(request(device, FIBER_IOC_CONVERT, (unsigned long)&args), EINVAL);
 		CHECK_EQ(args.id, POISON);
 	}
-	args = (struct fiber_convert) { .pad = 1, .id = POISON };
-	CHECK_ERR(request(device, FIBER_IOC_CONVERT, (unsigned long)&args), EINVAL);
-	CHECK_EQ(args.id, POISON);
 	CHECK_ERR(request(device, FIBER_IOC_CONVERT, 0), EFAULT);
 	CHECK_ERR(request(device, FIBER_IOC_CONVERT, ~0UL), EFAULT);
 
 	/* Can be read, but takes no id. */
-	page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(page != MAP_FAILED);
+	args = (struct fiber_convert) { .size = sizeof(args) };
+	memcpy(page, &args, sizeof(args));
+	CHECK(mprotect(page, 4096, PROT_READ) == 0);
 	CHECK_ERR(request(device, FIBER_IOC_CONVERT, (unsigned long)page), EFAULT);
 	counters_wait(before);
 	check_all_eperm();

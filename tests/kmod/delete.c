@@ -89,6 +89,7 @@ TEST(ids_of_many_generations_differ)
 	before = counters_read();
 	for (int i = 0; i < 3000; i++) {
 		struct fiber_create args = {
+			.size = sizeof(args),
 			.entry = (uintptr_t)count_up,
 			.arg = (uintptr_t)&count,
 			.stack_start = 65536,

@@ -97,6 +97,7 @@ static void fail_no_more(void)
 static struct fiber_create idle_arguments(uint32_t flags)
 {
 	return (struct fiber_create) {
+		.size = sizeof(struct fiber_create),
 		.entry = 65536, .stack_start = 65536, .stack_size = STACK_SIZE, .flags = flags,
 	};
 }
@@ -319,7 +320,7 @@ TEST(conversion_without_any_memory)
 
 static int first_nth;
 
-/* The process's first: where it gets a file of its own in /proc, that may fail, too. */
+/* The process's first makes what all of its fibers share. */
 static void convert_first(void)
 {
 	bool injected;
@@ -583,7 +584,7 @@ static void check_proc_attempt(long (*attempt)(void), long references, int descr
 	CHECK_OK(attempt());
 }
 
-/* Whether fibers are shown in /proc/PID/fiber; otherwise /proc/fiber/PID has all. */
+/* Whether fibers are shown in /proc/PID/fiber; otherwise /proc/fiber has all. */
 static bool shown_in_process_directory(void)
 {
 	return !access("/proc/self/fiber", F_OK);
@@ -602,8 +603,8 @@ TEST(proc_without_memory)
 		snprintf(proc_file, sizeof(proc_file), "/proc/self/fiber/1");
 		snprintf(proc_folder, sizeof(proc_folder), "/proc/self/fiber");
 	} else {
-		snprintf(proc_file, sizeof(proc_file), "/proc/fiber/%d", getpid());
-		snprintf(proc_folder, sizeof(proc_folder), "/proc/fiber");
+		snprintf(proc_file, sizeof(proc_file), "/proc/fiber");
+		snprintf(proc_folder, sizeof(proc_folder), "/proc");
 	}
 	injection_start();
 	before = counters_read();

@@ -171,8 +171,10 @@ TEST(addresses_that_cannot_be_used)
 	uint64_t index;
 
 	convert(0);
-	page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(page != MAP_FAILED);
+	page->size = sizeof(*page);
+	CHECK(mprotect(page, 4096, PROT_READ) == 0);
 	CHECK_ERR(request(device, FIBER_IOC_FLS_ALLOC, 0), EFAULT);
 	CHECK_ERR(request(device, FIBER_IOC_FLS_ALLOC, (unsigned long)page), EFAULT);
 	CHECK_ERR(request(device, FIBER_IOC_FLS_ALLOC, UINT64_C(0xffff888000000000)), EFAULT);

@@ -170,7 +170,7 @@ __attribute__((noinline)) long fiber_switch(uint64_t id)
 
 long try_convert(uint32_t flags, uint64_t *id)
 {
-	struct fiber_convert args = { .flags = flags, .id = POISON };
+	struct fiber_convert args = { .size = sizeof(args), .flags = flags, .id = POISON };
 	long err = request(device, FIBER_IOC_CONVERT, (unsigned long)&args);
 
 	*id = args.id;
@@ -182,6 +182,8 @@ long try_create(const struct fiber_create *args, uint64_t *id)
 	struct fiber_create copy = *args;
 	long err;
 
+	if (!copy.size)
+		copy.size = sizeof(copy);
 	copy.id = POISON;
 	err = request(device, FIBER_IOC_CREATE, (unsigned long)&copy);
 	*id = copy.id;
@@ -224,7 +226,7 @@ long fiber_delete(uint64_t id)
 
 long fiber_rename(uint64_t id, const char *name)
 {
-	struct fiber_name args = { .id = id };
+	struct fiber_name args = { .size = sizeof(args), .id = id };
 
 	strncpy(args.name, name, sizeof(args.name) - 1);
 	return request(device, FIBER_IOC_SET_NAME, (unsigned long)&args);
@@ -243,14 +245,14 @@ long fls_free(uint64_t index)
 
 long fls_set(uint64_t index, uint64_t value)
 {
-	struct fiber_fls args = { index, value };
+	struct fiber_fls args = { sizeof(args), 0, index, value };
 
 	return request(device, FIBER_IOC_FLS_SET, (unsigned long)&args);
 }
 
 long fls_get(uint64_t index, uint64_t *value)
 {
-	struct fiber_fls args = { index, POISON };
+	struct fiber_fls args = { sizeof(args), 0, index, POISON };
 	long err = request(device, FIBER_IOC_FLS_GET, (unsigned long)&args);
 
 	*value = args.value;

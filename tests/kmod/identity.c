@@ -32,15 +32,17 @@ static void count_up(void *arg)
 /* The outputs are poisoned, and stay so. */
 static void check_foreign(int fd)
 {
-	struct fiber_convert convert_args = { .id = POISON };
+	struct fiber_convert convert_args = { .size = sizeof(convert_args), .id = POISON };
 	struct fiber_create create_args = {
+		.size = sizeof(create_args),
 		.entry = (uintptr_t)count_up,
 		.stack_start = 65536,
 		.stack_size = STACK_SIZE,
 		.id = POISON,
 	};
-	struct fiber_name name_args = { .id = 1, .name = "stranger" };
-	struct fiber_fls fls_args = { 0, POISON };
+	struct fiber_name name_args = { .size = sizeof(name_args), .id = 1, .name = "stranger" };
+	struct fiber_fls fls_args = { .size = sizeof(fls_args), .index = 0, .value = POISON };
+	struct fiber_snapshot snapshot = { .size = sizeof(snapshot), .state = 77 };
 	uint64_t value = POISON;
 
 	CHECK_EQ((uint64_t)request(fd, FIBER_IOC_VERSION, 0), FIBER_ABI_VERSION);
@@ -63,6 +65,10 @@ static void check_foreign(int fd)
 	CHECK_ERR(request(fd, FIBER_IOC_FLS_SET, (unsigned long)&fls_args), EPERM);
 	CHECK_ERR(request(fd, FIBER_IOC_FLS_GET, (unsigned long)&fls_args), EPERM);
 	CHECK_EQ(fls_args.value, POISON);
+	CHECK_ERR(request(fd, FIBER_IOC_STAT, (unsigned long)&snapshot), EPERM);
+	snapshot.id = 2;
+	CHECK_ERR(request(fd, FIBER_IOC_STAT, (unsigned long)&snapshot), EPERM);
+	CHECK_EQ(snapshot.state, 77);
 }
 
 static uint64_t count, worker;
@@ -235,7 +241,7 @@ TEST(child_that_shares_the_memory_is_foreign)
 
 static int vm_sharing_own(void *arg)
 {
-	struct fiber_convert args = { .id = POISON };
+	struct fiber_convert args = { .size = sizeof(args), .id = POISON };
 	int own = device_open();
 
 	(void)arg;

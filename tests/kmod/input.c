@@ -16,8 +16,9 @@
 static const unsigned long all_requests[] = {
 	FIBER_IOC_VERSION, FIBER_IOC_CONVERT, FIBER_IOC_CREATE, FIBER_IOC_SWITCH,
 	FIBER_IOC_DELETE, FIBER_IOC_REVERT, FIBER_IOC_RETIRE, FIBER_IOC_SET_NAME,
-	FIBER_IOC_SELF, FIBER_IOC_FLS_ALLOC, FIBER_IOC_FLS_FREE, FIBER_IOC_FLS_SET,
-	FIBER_IOC_FLS_GET, FIBER_IOC_COMMIT, FIBER_IOC_ATTACH, FIBER_IOC_DETACH,
+	FIBER_IOC_SELF, FIBER_IOC_STAT, FIBER_IOC_FLS_ALLOC, FIBER_IOC_FLS_FREE,
+	FIBER_IOC_FLS_SET, FIBER_IOC_FLS_GET, FIBER_IOC_COMMIT, FIBER_IOC_ATTACH,
+	FIBER_IOC_DETACH,
 };
 
 static bool is_request(unsigned long cmd)
@@ -43,19 +44,26 @@ TEST(structures_have_their_published_layout)
 	CHECK_EQ(sizeof(struct fiber_create), 112);
 	CHECK_EQ(offsetof(struct fiber_create, name), 40);
 	CHECK_EQ(offsetof(struct fiber_create, id), 104);
-	CHECK_EQ(sizeof(struct fiber_name), 72);
-	CHECK_EQ(sizeof(struct fiber_fls), 16);
-	CHECK_EQ(FIBER_IOC_CONVERT, 0xc010fb01);
-	CHECK_EQ(FIBER_IOC_CREATE, 0xc070fb02);
+	CHECK_EQ(sizeof(struct fiber_name), 80);
+	CHECK_EQ(offsetof(struct fiber_name, name), 16);
+	CHECK_EQ(sizeof(struct fiber_fls), 24);
+	CHECK_EQ(offsetof(struct fiber_fls, value), 16);
+	CHECK_EQ(sizeof(struct fiber_snapshot), 176);
+	CHECK_EQ(offsetof(struct fiber_snapshot, entry), 56);
+	CHECK_EQ(offsetof(struct fiber_snapshot, thread), 96);
+	CHECK_EQ(offsetof(struct fiber_snapshot, name), 112);
+	CHECK_EQ(FIBER_IOC_CONVERT, 0xfb01);
+	CHECK_EQ(FIBER_IOC_CREATE, 0xfb02);
 	CHECK_EQ(FIBER_IOC_SWITCH, 0xfb03);
-	CHECK_EQ(FIBER_IOC_SET_NAME, 0x4048fb07);
-	CHECK_EQ(FIBER_IOC_FLS_GET, 0xc010fb13);
+	CHECK_EQ(FIBER_IOC_SET_NAME, 0xfb07);
+	CHECK_EQ(FIBER_IOC_STAT, 0xfb09);
+	CHECK_EQ(FIBER_IOC_FLS_GET, 0xfb13);
 	CHECK_EQ(FIBER_IOC_ATTACH, 0xfb21);
 	CHECK_EQ(sizeof(struct fiber_table), 88);
 	CHECK_EQ(sizeof(struct fiber_slot), 192);
 	CHECK_EQ(offsetof(struct fiber_slot, state), 56);
 	CHECK_EQ(offsetof(struct fiber_slot, name), 128);
-	CHECK_EQ(sizeof(struct fiber_area), 64);
+	CHECK_EQ(sizeof(struct fiber_thread_area), 64);
 	CHECK_EQ(FIBER_TABLE_SLOTS_AT, 266240);
 }
 
@@ -105,8 +113,8 @@ TEST(high_bits_of_the_number_are_nothing)
 TEST(addresses_that_cannot_be_accessed)
 {
 	static const unsigned long takes_address[] = {
-		FIBER_IOC_CREATE, FIBER_IOC_SET_NAME, FIBER_IOC_SELF, FIBER_IOC_FLS_ALLOC,
-		FIBER_IOC_FLS_SET, FIBER_IOC_FLS_GET,
+		FIBER_IOC_CREATE, FIBER_IOC_SET_NAME, FIBER_IOC_SELF, FIBER_IOC_STAT,
+		FIBER_IOC_FLS_ALLOC, FIBER_IOC_FLS_SET, FIBER_IOC_FLS_GET,
 	};
 	char *none = mmap(NULL, 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	const unsigned long bad[] = {
@@ -151,11 +159,12 @@ TEST(structures_across_the_end_of_memory)
 {
 	static const struct {
 		unsigned long cmd;
-		size_t size;
+		uint32_t size;
 	} requests[] = {
 		{ FIBER_IOC_CREATE, sizeof(struct fiber_create) },
 		{ FIBER_IOC_SET_NAME, sizeof(struct fiber_name) },
 		{ FIBER_IOC_SELF, sizeof(uint64_t) },
+		{ FIBER_IOC_STAT, sizeof(struct fiber_snapshot) },
 		{ FIBER_IOC_FLS_ALLOC, sizeof(uint64_t) },
 		{ FIBER_IOC_FLS_SET, sizeof(struct fiber_fls) },
 		{ FIBER_IOC_FLS_GET, sizeof(struct fiber_fls) },
@@ -172,11 +181,137 @@ TEST(structures_across_the_end_of_memory)
 		char *place = pages + 4096 - requests[i].size + 1;
 
 		memset(pages, 0, 4096);
+		memcpy(place, &requests[i].size, sizeof(requests[i].size));
 		CHECK_ERR(request(device, requests[i].cmd, (unsigned long)place), EFAULT);
 	}
 	CHECK_OK(fls_alloc(&index));
 	CHECK_EQ(index, 1);
 	CHECK(!proc_exists(2));
+}
+
+static void size_idle(void *arg)
+{
+	(void)arg;
+}
+
+/* The largest size that a caller may give. */
+#define SIZE_MOST 4096
+
+union sized {
+	uint32_t size;
+	struct fiber_convert convert;
+	struct fiber_create create;
+	struct fiber_name name;
+	struct fiber_snapshot snapshot;
+	struct fiber_fls fls;
+	char bytes[SIZE_MOST + 8];
+};
+
+static const struct {
+	unsigned long cmd;
+	uint32_t size;
+} sized_requests[] = {
+	{ FIBER_IOC_CREATE, sizeof(struct fiber_create) },
+	{ FIBER_IOC_SET_NAME, sizeof(struct fiber_name) },
+	{ FIBER_IOC_STAT, sizeof(struct fiber_snapshot) },
+	{ FIBER_IOC_FLS_SET, sizeof(struct fiber_fls) },
+	{ FIBER_IOC_FLS_GET, sizeof(struct fiber_fls) },
+};
+
+/* Arguments that are right but for their size, and fill the rest with zeros. */
+static void sized_fill(union sized *args, unsigned int which, uint32_t size)
+{
+	memset(args, 0, sizeof(*args));
+	if (sized_requests[which].cmd == FIBER_IOC_CREATE) {
+		args->create.entry = (uintptr_t)size_idle;
+		args->create.stack_start = 65536;
+		args->create.stack_size = STACK_SIZE;
+	}
+	args->size = size;
+}
+
+/* What a newer program sends to this kernel, and what no program may. */
+TEST(structures_of_other_sizes)
+{
+	static union sized args;
+	uint64_t index;
+
+	convert(0);
+	CHECK_OK(fls_alloc(&index));
+	CHECK_EQ(index, 0);
+	for (unsigned int i = 0; i < ARRAY_SIZE(sized_requests); i++) {
+		unsigned long cmd = sized_requests[i].cmd;
+		uint32_t own = sized_requests[i].size;
+		const uint32_t good[] = { own, own + 1, own + 4, own + 8, SIZE_MOST };
+		const uint32_t small[] = { 0, 1, 3, 4, 8, own - 8, own - 1 };
+		const uint32_t large[] = { SIZE_MOST + 1, SIZE_MOST + 8, 1U << 20, 1U << 31,
+					   UINT32_MAX };
+
+		for (unsigned int j = 0; j < ARRAY_SIZE(good); j++) {
+			sized_fill(&args, i, good[j]);
+			CHECK_OK(request(device, cmd, (unsigned long)&args));
+			/* The kernel writes no further than it knows. */
+			for (uint32_t k = own; k < sizeof(args); k++)
+				CHECK(!args.bytes[k]);
+			/* What it does not know is not 0: the first such byte, the last. */
+			for (int last = 0; last < 2 && good[j] > own; last++) {
+				sized_fill(&args, i, good[j]);
+				args.bytes[last ? good[j] - 1 : own] = 1;
+				CHECK_ERR(request(device, cmd, (unsigned long)&args), E2BIG);
+			}
+			/* Behind what the caller says is none of the kernel's business. */
+			sized_fill(&args, i, good[j]);
+			args.bytes[good[j]] = 1;
+			CHECK_OK(request(device, cmd, (unsigned long)&args));
+		}
+		for (unsigned int j = 0; j < ARRAY_SIZE(small); j++) {
+			sized_fill(&args, i, small[j]);
+			CHECK_ERR(request(device, cmd, (unsigned long)&args), EINVAL);
+		}
+		for (unsigned int j = 0; j < ARRAY_SIZE(large); j++) {
+			sized_fill(&args, i, large[j]);
+			CHECK_ERR(request(device, cmd, (unsigned long)&args), E2BIG);
+		}
+	}
+	CHECK_EQ(self(), 1);
+}
+
+/* The padding of structures that have some. */
+TEST(padding_that_is_not_zero)
+{
+	struct fiber_name name = { .size = sizeof(name), .pad = 1 };
+	struct fiber_fls fls = { .size = sizeof(fls), .pad = 1 };
+	uint64_t index;
+
+	convert(0);
+	CHECK_OK(fls_alloc(&index));
+	for (int bit = 0; bit < 32; bit++) {
+		name.pad = fls.pad = 1U << bit;
+		CHECK_ERR(request(device, FIBER_IOC_SET_NAME, (unsigned long)&name), EINVAL);
+		CHECK_ERR(request(device, FIBER_IOC_FLS_SET, (unsigned long)&fls), EINVAL);
+		CHECK_ERR(request(device, FIBER_IOC_FLS_GET, (unsigned long)&fls), EINVAL);
+	}
+}
+
+TEST(conversions_of_other_sizes)
+{
+	static union sized args;
+
+	device = device_open();
+	for (uint32_t size = 0; size < 16; size++) {
+		memset(&args, 0, sizeof(args));
+		args.size = size;
+		CHECK_ERR(request(device, FIBER_IOC_CONVERT, (unsigned long)&args), EINVAL);
+	}
+	args.size = SIZE_MOST + 1;
+	CHECK_ERR(request(device, FIBER_IOC_CONVERT, (unsigned long)&args), E2BIG);
+	args.size = SIZE_MOST;
+	args.bytes[SIZE_MOST - 1] = 1;
+	CHECK_ERR(request(device, FIBER_IOC_CONVERT, (unsigned long)&args), E2BIG);
+	args.bytes[SIZE_MOST - 1] = 0;
+	CHECK_OK(request(device, FIBER_IOC_CONVERT, (unsigned long)&args));
+	CHECK_EQ(args.convert.id, 1);
+	CHECK_EQ(args.size, SIZE_MOST);
 }
 
 TEST(unaligned_structures_are_fine)
@@ -188,7 +323,7 @@ TEST(unaligned_structures_are_fine)
 	CHECK_OK(fls_alloc(&index));
 	CHECK_OK(fls_set(0, POISON));
 	for (int odd = 1; odd < 8; odd++) {
-		struct fiber_fls args = { 0, 0 };
+		struct fiber_fls args = { .size = sizeof(args), .index = 0, .value = 0 };
 
 		memcpy(buffer + odd, &args, sizeof(args));
 		CHECK_OK(request(device, FIBER_IOC_FLS_GET, (unsigned long)buffer + odd));
@@ -226,13 +361,13 @@ TEST(arguments_where_there_are_none)
 	CHECK_OK(request(device, FIBER_IOC_REVERT, UINT64_MAX));
 }
 
-TEST(device_is_for_everybody)
+/* Its mode is the administrator's: test_unload.py has the one that the kernel gives it. */
+TEST(device_is_a_misc_device)
 {
 	struct stat status;
 
 	CHECK(stat(FIBER_DEVICE, &status) == 0);
 	CHECK(S_ISCHR(status.st_mode));
-	CHECK_EQ(status.st_mode & 07777, 0666);
 	CHECK_EQ(major(status.st_rdev), 10);
 }
 
@@ -271,7 +406,7 @@ TEST(other_operations_are_refused)
 /* Neither writing nor reading is needed: the permission is that of the device. */
 TEST(read_only_descriptor_serves)
 {
-	struct fiber_convert args = { .id = POISON };
+	struct fiber_convert args = { .size = sizeof(args), .id = POISON };
 	int fd = open(FIBER_DEVICE, O_RDONLY | O_CLOEXEC);
 
 	CHECK(fd >= 0);

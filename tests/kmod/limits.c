@@ -2,6 +2,7 @@
 /* Parameter max_fibers: EAGAIN beyond it, and nothing half-made. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -22,6 +23,7 @@ static void idle(void *arg)
 static long create_idle(uint64_t *id)
 {
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = (uintptr_t)idle,
 		.stack_start = 65536,
 		.stack_size = STACK_SIZE,
@@ -133,9 +135,35 @@ TEST(limit_of_one)
 	with_limit(1, one_at_most);
 }
 
-TEST(limit_of_zero_is_one)
+/* As many as an id has slots for, without slot 0. */
+#define MOST_FIBERS ((1UL << FIBER_SLOT_BITS) - 1)
+
+TEST(limits_that_cannot_be_kept_are_refused)
 {
-	with_limit(0, one_at_most);
+	static const char *const wrong[] = {
+		"0", "1048576", "5000000", "4294967297", "18446744073709551616", "-1", "", "many",
+	};
+	unsigned long before;
+	int fd;
+
+	if (geteuid())
+		skip("only root sets " PARAMETER);
+	before = parameter_read();
+	for (unsigned int i = 0; i < ARRAY_SIZE(wrong); i++) {
+		char line[32];
+		int length = snprintf(line, sizeof(line), "%s\n", wrong[i]);
+
+		fd = open(PARAMETER, O_WRONLY);
+		CHECK(fd >= 0);
+		if (write(fd, line, (size_t)length) != -1 ||
+		    (errno != EINVAL && errno != ERANGE))
+			check_failed(__FILE__, __LINE__, "max_fibers=%s was taken", wrong[i]);
+		close(fd);
+		CHECK_EQ(parameter_read(), before);
+	}
+	parameter_write(MOST_FIBERS);
+	CHECK_EQ(parameter_read(), MOST_FIBERS);
+	parameter_write(before);
 }
 
 static unsigned int listed(void)

@@ -12,14 +12,28 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from errno import EAGAIN, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, ENOTTY, EOWNERDEAD, EPERM, ESRCH
+from errno import (
+    E2BIG,
+    EAGAIN,
+    EBUSY,
+    EEXIST,
+    EFAULT,
+    EINTR,
+    EINVAL,
+    ENOTTY,
+    EOWNERDEAD,
+    EPERM,
+    ESRCH,
+)
 
-VERSION = 1
+VERSION = 2
 SLOT_BITS = 20
 NAME_SIZE = 64
 FLS_MAX = 1024
 STACK_MIN = 4096
 FLAG_FPU = 1
+ENGINE_KERNEL = 1
+STATES = ("new", "running", "suspended", "finished")
 WORD_MAX = (1 << 64) - 1
 # Programs end here where the processor has four levels of page tables; the tests keep away from it.
 USER_END = (1 << 47) - 4096
@@ -45,6 +59,21 @@ class Where(enum.Enum):
         return self is Where.GOOD
 
 
+class Size(enum.Enum):
+    """What a structure says of its size; the value is what the kernel says to that."""
+
+    EXACT = (0, "this version's")
+    LONGER = (0, "a later version's, whose additional fields are 0")
+    NEWER = (E2BIG, "a later version's, whose additional fields are not")
+    TOO_LARGE = (E2BIG, "more than any version's")
+    SHORT = (EINVAL, "less than the first version's")
+    NONE = (EINVAL, "0")
+
+    @property
+    def error(self):
+        return self.value[0]
+
+
 @dataclass(frozen=True)
 class Words:
     """What each fiber has its own of, besides the general registers. Initially: a new fiber's."""
@@ -63,7 +92,7 @@ class Create:
     stack_start: int
     stack_size: int
     flags: int = 0
-    pad: int = 0
+    size: Size = Size.EXACT
     name: bytes = bytes(NAME_SIZE)
 
 
@@ -139,14 +168,16 @@ class Model:
 
     # Requests
 
-    def convert(self, slot, flags, pad, where):
+    def convert(self, slot, flags, size, where):
         """ConvertThreadToFiberEx; ERROR_ALREADY_FIBER is EEXIST."""
         thread = self.threads[slot]
         if thread.running:
             return EEXIST, None
         if not where.readable:
             return EFAULT, None
-        if flags & ~FLAG_FPU or pad:
+        if size.error:
+            return size.error, None
+        if flags & ~FLAG_FPU:
             return EINVAL, None
         if err := self._no_room(where):
             return err, None
@@ -174,7 +205,9 @@ class Model:
 
     @staticmethod
     def _wrong(create):
-        if create.flags & ~FLAG_FPU or create.pad or 0 not in create.name:
+        if create.size.error:
+            return create.size.error
+        if create.flags & ~FLAG_FPU or 0 not in create.name:
             return EINVAL
         if not 0 < create.entry < USER_END:
             return EFAULT
@@ -305,6 +338,36 @@ class Model:
         if not fiber:
             return EPERM, None
         return (0, fiber.id) if where.writable else (EFAULT, None)
+
+    def stat(self, slot, id, size, where):
+        """Value: the fields that are certain, by name."""
+        if not where.readable:
+            return EFAULT, None
+        if size.error:
+            return size.error, None
+        if id == 0:
+            fiber = self.threads[slot].running
+            if not fiber:
+                return EPERM, None
+        else:
+            fiber = self.fibers.get(id)
+            if not fiber:
+                return ESRCH, None
+        if not where.writable:
+            return EFAULT, None
+        create = fiber.create
+        return 0, {
+            "state": STATES.index(fiber.state),
+            "id": fiber.id,
+            "activations": fiber.activations,
+            "failed": fiber.failed,
+            "stack_start": create.stack_start if create else 0,
+            "stack_size": create.stack_size if create else 0,
+            "thread": fiber.thread.tid if fiber.thread else 0,
+            "parent": fiber.parent,
+            "engine": ENGINE_KERNEL,
+            "name": fiber.name,
+        }
 
     def fls_alloc(self, slot, times, where):
         """FlsAlloc, so many times or until it fails; the last one's outcome."""

@@ -65,7 +65,7 @@ TEST(thread_that_is_no_fiber_may_name_others)
 
 TEST(refused_names_change_nothing)
 {
-	struct fiber_name args = { .id = 1 };
+	struct fiber_name args = { .size = sizeof(args), .id = 1 };
 
 	convert(0);
 	CHECK_OK(fiber_rename(1, "kept"));
@@ -83,8 +83,9 @@ TEST(refused_names_change_nothing)
 
 TEST(bytes_behind_the_terminator_are_not_shown)
 {
-	struct fiber_name args = { .id = 1, .name = "short\0secret" };
+	struct fiber_name args = { .size = sizeof(args), .id = 1, .name = "short\0secret" };
 	struct fiber_create create_args = {
+		.size = sizeof(create_args),
 		.entry = (uintptr_t)idle,
 		.stack_start = 65536,
 		.stack_size = STACK_SIZE,

@@ -213,6 +213,7 @@ static void *delete_rival(void *arg)
 
 		if (number() == 0) {
 			struct fiber_create args = {
+				.size = sizeof(args),
 				.entry = (uintptr_t)victim_run,
 				.stack_size = STACK_SIZE,
 			};
@@ -288,6 +289,7 @@ static void *slot_rival(void *arg)
 		unsigned int place = random_next(&seed) % SLOTS;
 		uint64_t id = atomic_load(&slots[place]);
 		struct fiber_create args = {
+			.size = sizeof(args),
 			.entry = (uintptr_t)slot_run,
 			.stack_size = STACK_SIZE,
 			.flags = round & FIBER_FLAG_FPU,

@@ -7,12 +7,16 @@
  *	never			thread-local storage, which is the thread's
  */
 #include <cpuid.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -519,18 +523,24 @@ TEST(avx_state_of_fpu_fibers_on_many_threads)
 	CHECK(atomic_load(&vector_rounds) <= 0);
 }
 
+/* A fiber of vector_pair(); it keeps the whole state if @arg is not NULL. */
 static void vectors_dirty(void *arg)
 {
 	struct vectors in, out;
 
-	(void)arg;
-	vectors_fill(&in, 77, 1);
-	for (;;)
+	for (uint64_t round = 0;; round++) {
+		vectors_fill(&in, arg ? 77 : 78, round);
+		fcw_write(arg ? FCW_OTHER : FCW_INIT);
 		CHECK_OK(switch_with_vectors(1, &in, &out, device));
+		if (arg)
+			vectors_check(&in, &out);
+		CHECK_EQ(out.mxcsr, in.mxcsr);
+		CHECK_EQ(fcw_read(), arg ? FCW_OTHER : FCW_INIT);
+	}
 }
 
 /* A fiber with the flag keeps its state also where the others have no flag. */
-TEST(avx_state_beside_fibers_without_fpu)
+static void vector_pair(uint64_t rounds)
 {
 	struct vectors in, out;
 	uint64_t plain, full;
@@ -539,12 +549,19 @@ TEST(avx_state_beside_fibers_without_fpu)
 		skip("this CPU has no AVX");
 	convert(FIBER_FLAG_FPU);
 	plain = create(vectors_dirty, NULL, 0, NULL);
-	full = create(vectors_dirty, NULL, FIBER_FLAG_FPU, NULL);
-	for (uint64_t round = 0; round < 20; round++) {
+	full = create(vectors_dirty, &full, FIBER_FLAG_FPU, NULL);
+	for (uint64_t round = 0; round < rounds; round++) {
 		vectors_fill(&in, 5, round);
+		fcw_write(round % 3 ? FCW_THIRD : FCW_INIT);
 		CHECK_OK(switch_with_vectors(round & 1 ? plain : full, &in, &out, device));
 		vectors_check(&in, &out);
+		CHECK_EQ(fcw_read(), round % 3 ? FCW_THIRD : FCW_INIT);
 	}
+}
+
+TEST(avx_state_beside_fibers_without_fpu)
+{
+	vector_pair(20);
 }
 
 static struct vectors first_vectors;
@@ -574,6 +591,159 @@ TEST(first_state_of_an_fpu_fiber_is_clean)
 	vectors_check(&in, &out);
 	for (int i = 0; i < 64; i++)
 		CHECK_EQ(first_vectors.ymm[i / 4][i % 4], 0);
+}
+
+static void set_cpu(pid_t tid, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	CHECK(sched_setaffinity(tid, sizeof(set), &set) == 0);
+}
+
+static bool enters_switch(pid_t tid)
+{
+	struct __ptrace_syscall_info info;
+
+	CHECK(ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof(info), &info) > 0);
+	return info.op == PTRACE_SYSCALL_INFO_ENTRY && info.entry.nr == SYS_ioctl &&
+	       info.entry.args[1] == FIBER_IOC_SWITCH;
+}
+
+/*
+ * Runs it in a process whose threads stop for a tracer at each system call's
+ * entry. The tracer's CPU is another one, if there is one, so the CPU's registers
+ * remain what they were in between. If @migrate, each thread changes its CPU at
+ * random after it has stopped. Returns the number of switches.
+ */
+static unsigned int traced(void (*run)(void), bool migrate)
+{
+	int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN), begin[2], result = -1, status;
+	unsigned int switches = 0;
+	uint64_t seed = 1;
+	pid_t child, tid;
+	char byte = 0;
+
+	CHECK(pipe(begin) == 0);
+	child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		CHECK(read(begin[0], &byte, 1) == 1);
+		device = -1;
+		run();
+		_exit(0);
+	}
+	if (!migrate && cpus > 1) {
+		set_cpu(child, 0);
+		set_cpu(0, 1);
+	}
+	CHECK(ptrace(PTRACE_SEIZE, child, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE |
+		     PTRACE_O_TRACEFORK | PTRACE_O_EXITKILL) == 0);
+	CHECK(ptrace(PTRACE_INTERRUPT, child, NULL, NULL) == 0);
+	CHECK(write(begin[1], &byte, 1) == 1);
+	while ((tid = waitpid(-1, &status, __WALL)) > 0) {
+		int number = 0;
+
+		if (!WIFSTOPPED(status)) {
+			if (tid == child)
+				result = status;
+			continue;
+		}
+		if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {
+			if (enters_switch(tid)) {
+				switches++;
+				if (migrate)
+					set_cpu(tid, (int)(random_next(&seed) % (uint64_t)cpus));
+			}
+		} else if (!(status >> 16)) {
+			number = WSTOPSIG(status);
+		}
+		/* A thread may have been killed meanwhile. */
+		CHECK(ptrace(PTRACE_SYSCALL, tid, NULL, number) == 0 || errno == ESRCH);
+	}
+	if (WIFEXITED(result) && WEXITSTATUS(result))
+		_exit(WEXITSTATUS(result));
+	CHECK_EQ(result, 0);
+	return switches;
+}
+
+/* The same tests where each switch finds the FPU registers in memory. */
+TEST(traced_first_instruction)
+{
+	CHECK(traced(first_instruction_finds_the_documented_state, false) >= 4);
+}
+
+TEST(traced_registers_and_control_words)
+{
+	CHECK(traced(registers_and_control_words_on_many_threads, false) >= CREW_ROUNDS);
+}
+
+TEST(traced_and_migrated_registers_and_control_words)
+{
+	CHECK(traced(registers_and_control_words_on_many_threads, true) >= CREW_ROUNDS);
+}
+
+TEST(traced_control_words_between_fibers)
+{
+	CHECK(traced(control_words_between_fibers_with_and_without_fpu, false) >= 8 * 12);
+}
+
+TEST(traced_pending_x87_exception)
+{
+	CHECK(traced(pending_x87_exception, false) >= 6);
+}
+
+TEST(traced_pending_x87_exception_from_fpu_fiber)
+{
+	CHECK(traced(pending_x87_exception_from_fpu_fiber, false) >= 6);
+}
+
+TEST(traced_pending_x87_exception_to_fpu_fiber)
+{
+	CHECK(traced(pending_x87_exception_to_fpu_fiber, false) >= 6);
+}
+
+TEST(traced_pending_x87_exception_between_fpu_fibers)
+{
+	CHECK(traced(pending_x87_exception_between_fpu_fibers, false) >= 6);
+}
+
+TEST(traced_pending_x87_exception_stays_with_its_fpu_fiber)
+{
+	CHECK(traced(pending_x87_exception_stays_with_its_fpu_fiber, false) >= 2);
+}
+
+TEST(traced_avx_state)
+{
+	CHECK(traced(avx_state_of_fpu_fibers_on_many_threads, false) >= VECTOR_ROUNDS);
+}
+
+TEST(traced_and_migrated_avx_state)
+{
+	CHECK(traced(avx_state_of_fpu_fibers_on_many_threads, true) >= VECTOR_ROUNDS);
+}
+
+#define PAIR_ROUNDS 1500
+
+static void long_vector_pair(void)
+{
+	vector_pair(PAIR_ROUNDS);
+}
+
+TEST(traced_avx_state_beside_fibers_without_fpu)
+{
+	CHECK(traced(long_vector_pair, false) >= 2 * PAIR_ROUNDS - 2);
+}
+
+TEST(traced_and_migrated_avx_state_beside_fibers_without_fpu)
+{
+	CHECK(traced(long_vector_pair, true) >= 2 * PAIR_ROUNDS - 2);
+}
+
+TEST(traced_first_state_of_an_fpu_fiber)
+{
+	CHECK(traced(first_state_of_an_fpu_fiber_is_clean, false) >= 2);
 }
 
 static sigset_t mask_of(int number)

@@ -32,7 +32,7 @@
 
 static const unsigned long all_requests[] = {
 	FIBER_IOC_CONVERT, FIBER_IOC_CREATE, FIBER_IOC_SWITCH, FIBER_IOC_DELETE,
-	FIBER_IOC_REVERT, FIBER_IOC_RETIRE, FIBER_IOC_SET_NAME, FIBER_IOC_SELF,
+	FIBER_IOC_REVERT, FIBER_IOC_RETIRE, FIBER_IOC_SET_NAME, FIBER_IOC_SELF, FIBER_IOC_STAT,
 	FIBER_IOC_FLS_ALLOC, FIBER_IOC_FLS_FREE, FIBER_IOC_FLS_SET, FIBER_IOC_FLS_GET,
 	FIBER_IOC_COMMIT, FIBER_IOC_ATTACH, FIBER_IOC_DETACH,
 };
@@ -240,6 +240,7 @@ static void child_in_strict_filter(void)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 	};
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = (uintptr_t)count_up,
 		.arg = (uintptr_t)&runs[0],
 		.stack_start = (uintptr_t)stack_new(STACK_SIZE),
@@ -762,6 +763,7 @@ static void child_without_resources(void)
 	};
 	static const struct rlimit none = { 0, 0 };
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = (uintptr_t)count_up,
 		.arg = (uintptr_t)&runs[0],
 		.stack_start = (uintptr_t)stack_new(STACK_SIZE),
@@ -787,7 +789,7 @@ static void child_without_resources(void)
 	CHECK_OK(try_convert(FIBER_FLAG_FPU, &id));
 }
 
-/* Only max_fibers and the memory itself limit fibers. */
+/* Only max_fibers, max_user_kib and the memory itself limit fibers. */
 TEST(resource_limits_do_not_count_fibers)
 {
 	if (geteuid())

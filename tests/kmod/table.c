@@ -19,7 +19,7 @@
 
 static struct fiber_table *head;
 /* Others write there at any time. */
-static volatile struct fiber_area *areas;
+static volatile struct fiber_thread_area *areas;
 static struct fiber_slot *slots;
 
 static void *try_map(int fd, size_t length, int protection, int flags, off_t offset)
@@ -188,36 +188,65 @@ TEST(committing_grows_and_keeps)
 	CHECK_ERR(commit(UINT64_MAX), EAGAIN);
 }
 
-static void beyond_memlock(void)
+/* Sets a parameter of the module and returns what it was, for the next call. */
+static void parameter_swap(const char *path, char value[32], const char *wanted)
 {
-	struct rlimit limit = { 64 << 10, 64 << 10 };
-	unsigned long i;
+	FILE *file = fopen(path, "r");
 
-	CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
-	CHECK(setgid(65534) == 0 && setuid(65534) == 0);
-	map_table();
-	CHECK_ERR(commit(10000), ENOMEM);
-	CHECK_OK(commit(300));
-	CHECK_ERR(commit(400), ENOMEM);
-	for (i = 0; i < 300; i++)
-		slots[i].id = i;
+	CHECK(file && fgets(value, 32, file));
+	fclose(file);
+	file = fopen(path, "w");
+	CHECK(file && fprintf(file, "%s", wanted) > 0 && fclose(file) == 0);
 }
 
-TEST(its_memory_is_charged_to_memlock)
+/* Runs it in a child while the parameter has that value. */
+static void with_parameter(const char *name, const char *value, void (*run)(void))
 {
+	char path[80], before[32], ignored[32];
+	int status;
+
+	snprintf(path, sizeof(path), "/sys/module/fiber/parameters/%s", name);
 	if (geteuid())
-		skip("only root becomes another user");
-	in_child(beyond_memlock);
+		skip("only root sets %s", path);
+	counters_wait_none();
+	parameter_swap(path, before, value);
+	status = child_status(run);
+	parameter_swap(path, ignored, before);
+	CHECK_EQ((unsigned int)status, 0);
+}
+
+static void beyond_the_users_limit(void)
+{
+	static const struct rlimit none = { 0, 0 };
+	unsigned long i;
+
+	CHECK(setgid(65534) == 0 && setuid(65534) == 0);
+	/* It counts nothing of ours. */
+	CHECK(setrlimit(RLIMIT_MEMLOCK, &none) == 0);
+	map_table();
+	CHECK_ERR(commit(10000), EDQUOT);
+	CHECK_OK(commit(300));
+	CHECK_ERR(commit(10000), EDQUOT);
+	for (i = 0; i < 300; i++)
+		slots[i].id = i;
+	/* 300 slots lie in 15 pages. */
+	CHECK(signal(SIGBUS, on_bus_error) != SIG_ERR);
+	check_bus_error((char *)slots + 15 * 4096);
+}
+
+TEST(its_memory_is_charged_to_the_user)
+{
+	with_parameter("max_user_kib", "256", beyond_the_users_limit);
 }
 
 TEST(area_numbers)
 {
 	map_table();
 	CHECK_ERR(attach(0), EINVAL);
-	CHECK_ERR(attach(FIBER_AREAS), EINVAL);
+	CHECK_ERR(attach(FIBER_THREAD_AREAS), EINVAL);
 	CHECK_ERR(attach(UINT64_MAX), EINVAL);
-	CHECK_OK(attach(FIBER_AREAS - 1));
-	CHECK_EQ(areas[FIBER_AREAS - 1].tid, (uint64_t)gettid());
+	CHECK_OK(attach(FIBER_THREAD_AREAS - 1));
+	CHECK_EQ(areas[FIBER_THREAD_AREAS - 1].tid, (uint64_t)gettid());
 	CHECK_ERR(attach(1), EEXIST);
 	CHECK_OK(detach());
 	CHECK_ERR(detach(), EPERM);
@@ -516,21 +545,7 @@ static void beyond_max_fibers(void)
 
 TEST(max_fibers_bounds_the_slots)
 {
-	static const char parameter[] = "/sys/module/fiber/parameters/max_fibers";
-	char before[32];
-	FILE *file;
-	int status;
-
-	if (geteuid())
-		skip("only root sets %s", parameter);
-	file = fopen(parameter, "r+");
-	CHECK(file && fgets(before, sizeof(before), file));
-	rewind(file);
-	CHECK(fputs("16\n", file) >= 0 && fflush(file) == 0);
-	status = child_status(beyond_max_fibers);
-	rewind(file);
-	CHECK(fputs(before, file) >= 0 && fclose(file) == 0);
-	CHECK_EQ((unsigned int)status, 0);
+	with_parameter("max_fibers", "16", beyond_max_fibers);
 }
 
 static void maps_and_attaches(void)

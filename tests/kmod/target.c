@@ -106,6 +106,7 @@ static void do_create(char **words)
 {
 	uintptr_t entry = (uintptr_t)(!strcmp(words[1], "hold") ? hold : bounce);
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = entry,
 		.stack_start = (uintptr_t)stack_new(STACK_SIZE),
 		.stack_size = STACK_SIZE,
@@ -125,6 +126,7 @@ static void do_create(char **words)
 static void do_crowd(char **words)
 {
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = (uintptr_t)bounce, .stack_start = 65536, .stack_size = STACK_SIZE,
 	};
 	uint64_t id = 0;
@@ -161,7 +163,7 @@ static void do_delete(char **words)
 
 static void do_name(char **words)
 {
-	struct fiber_name args = { .id = strtoull(words[1], NULL, 0) };
+	struct fiber_name args = { .size = sizeof(args), .id = strtoull(words[1], NULL, 0) };
 
 	name_from_hex(args.name, words[2] ? words[2] : "");
 	answer(request(device, FIBER_IOC_SET_NAME, (unsigned long)&args), "%s", "");

@@ -16,6 +16,29 @@ PROGRAMS = Path(os.environ.get("KFIBER_BUILD", HERE.parents[1] / "build")) / "te
 MODULE = Path("/sys/module/fiber")
 STRANGER = 12345
 
+# A fiber's lines, in order.
+KEYS = [
+    # The report's, unchanged in wording and order.
+    "Running",
+    "Initial entry point",
+    "Parent thread id",
+    "Number of activations",
+    "Number of failed activations",
+    "Total execution time",
+    # Ours; new ones are only ever appended.
+    "Name",
+    "State",
+    "Thread id",
+    "CPU time ns",
+    "Longest run ns",
+    "Last switch ns ago",
+    "Saved instruction pointer",
+    "Saved stack pointer",
+    "Stack start",
+    "Stack size",
+    "Engine",
+]
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -218,7 +241,13 @@ def unload_when_free():
 
 
 def load(parameters=""):
-    """Loads the module. OSError: as the kernel says."""
+    """Loads the module and opens its device to all users. OSError: as the kernel says."""
+    load_closed(parameters)
+    Path("/dev/fiber").chmod(0o666)
+
+
+def load_closed(parameters=""):
+    """Loads the module and leaves its device as the kernel made it."""
     with module_file().open("rb") as file, one_processor():
         failed = _libc.syscall(_SYS_FINIT_MODULE, file.fileno(), parameters.encode(), 0)
         code = ctypes.get_errno()

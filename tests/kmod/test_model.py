@@ -12,7 +12,7 @@ import itertools
 import os
 import tempfile
 from dataclasses import dataclass
-from errno import EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, EOWNERDEAD, EPERM, ESRCH
+from errno import E2BIG, EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, EOWNERDEAD, EPERM, ESRCH
 
 import pytest
 from hypothesis import HealthCheck, Phase, configuration, core, settings
@@ -25,7 +25,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from kmod.agent import LANES, STACK_SPACE, Agent, padded
-from kmod.model import FLS_MAX, STACK_MIN, WAITS, WORD_MAX, Create, Model, Where, Words, address
+from kmod.model import (
+    FLS_MAX,
+    STACK_MIN,
+    WAITS,
+    WORD_MAX,
+    Create,
+    Model,
+    Size,
+    Where,
+    Words,
+    address,
+)
 from kmod.target import parameter, wait_for
 
 STRESS = os.environ.get("KFIBER_STRESS") == "1"
@@ -53,7 +64,7 @@ CPU_SLACK_NS = 100 * 10**6
 
 NUMBERS = st.integers(0, WORD_MAX)
 FLAGS = st.sampled_from([0] * 5 + [1] * 5 + [2, 3, 1 << 31])
-PADS = st.sampled_from([0] * 14 + [1, 1 << 31])
+SIZES = st.sampled_from([Size.EXACT] * 14 + list(Size))
 WHERE = st.sampled_from([Where.GOOD] * 16 + list(Where))
 NAMES = st.one_of(
     st.sampled_from([b"", b"x" * 63, b"x" * 64, b"a\0b", b"line\nState: running\\", b"\xc3\xa4"]),
@@ -78,7 +89,10 @@ DEFECTS = st.sampled_from(
     + [
         {"flags": 2},
         {"flags": 1 << 31 | 1},
-        {"pad": 1},
+        {"size": Size.LONGER},
+        {"size": Size.NEWER},
+        {"size": Size.TOO_LARGE},
+        {"size": Size.SHORT},
         {"name": b"x" * 64},
         {"entry": 0},
         {"entry": 0xFFFF_8880_0000_0000},
@@ -93,7 +107,7 @@ DEFECTS = st.sampled_from(
     ]
 )
 # Sizes of stacks as told to the kernel; there is more below, which the fiber may use.
-SIZES = st.sampled_from([STACK_MIN, STACK_MIN + 1, 40007, STACK_SPACE - 16])
+STACKS = st.sampled_from([STACK_MIN, STACK_MIN + 1, 40007, STACK_SPACE - 16])
 
 
 def nth(choices, number):
@@ -118,7 +132,7 @@ FIBERS = st.builds(
     lambda defect, **fields: {**fields, **defect},
     defect=DEFECTS,
     arg=st.integers(0, (1 << 63) - 1),
-    size=SIZES,
+    stack=STACKS,
     gap=st.integers(0, 15),
     flags=st.integers(0, 1),
     name=NAMES,
@@ -126,7 +140,7 @@ FIBERS = st.builds(
 # What a thread may do: how often, and with what.
 STEPS = {
     "switch_to_suspended": (8, st.integers(0, 11)),
-    "convert": (3, FLAGS, PADS, WHERE),
+    "convert": (3, FLAGS, SIZES, WHERE),
     "create": (4, FIBERS, WHERE),
     "switch": (3, IDS),
     "switch_to_own": (3, st.integers(0, LANES - 1)),
@@ -138,13 +152,14 @@ STEPS = {
     "retire": (4,),
     "set_name": (3, IDS, NAMES, WHERE),
     "self_": (2, WHERE),
+    "stat": (3, st.one_of(IDS, st.just(0)), SIZES, WHERE),
     "fls_again": (2, INDICES, NUMBERS),
     "fls_alloc": (3, st.sampled_from([1] * 9 + [9, 40, FLS_MAX, FLS_MAX + 1]), WHERE),
     "fls_free": (2, INDICES),
     "fls_set": (2, INDICES, NUMBERS, WHERE),
     "fls_get": (2, INDICES, WHERE),
     "version": (1,),
-    "unknown": (1, st.sampled_from([0x09, 0x0F, 0x14, 0xFF])),
+    "unknown": (1, st.sampled_from([0x0A, 0x0F, 0x14, 0xFF])),
     "set_words": (2, WORDS),
     "start": (3,),
     "end": (3,),
@@ -189,7 +204,7 @@ class Machine(RuleBasedStateMachine):
         for slot in (1, 2):
             self.model.start(0, slot, self.system.start(0, slot))
         for slot in range(converted):
-            self.do("convert", slot, 0, 0, Where.GOOD)
+            self.do("convert", slot, 0, Size.EXACT, Where.GOOD)
         for arg in range(created):
             self.create(0, {"arg": arg}, Where.GOOD)
 
@@ -242,8 +257,8 @@ class Machine(RuleBasedStateMachine):
     # Those that are more than a request with its arguments
 
     def create(self, slot, fields, where):
-        fields = {"entry": self.system.body, "size": STACK_SPACE, "gap": 0, **fields}
-        size, gap = fields.pop("size"), fields.pop("gap")
+        fields = {"entry": self.system.body, "stack": STACK_SPACE, "gap": 0, **fields}
+        size, gap = fields.pop("stack"), fields.pop("gap")
         start = self.system.stack() - gap - size
         fields = {"stack_start": start, "stack_size": size, **fields}
         self.do("create", slot, Create(**fields), where)
@@ -599,14 +614,15 @@ def check_against(model, seed):
 
 # What a run must have come by, to be worth anything.
 OUTCOMES = {
-    "convert": {0, EEXIST, EFAULT, EINVAL, EAGAIN},
-    "create": {0, EPERM, EFAULT, EINVAL, EAGAIN},
+    "convert": {0, EEXIST, EFAULT, EINVAL, E2BIG, EAGAIN},
+    "create": {0, EPERM, EFAULT, EINVAL, E2BIG, EAGAIN},
     "switch": {0, EPERM, ESRCH, EINVAL, EBUSY, EOWNERDEAD},
     "delete": {0, ESRCH, EBUSY, EPERM},
     "revert": {0, EPERM, EINVAL},
     "retire": {0, EPERM, EINVAL, WAITS},
     "set_name": {0, EINVAL, ESRCH, EFAULT},
     "self_": {0, EPERM, EFAULT},
+    "stat": {0, EPERM, ESRCH, EFAULT, EINVAL, E2BIG},
     "fls_alloc": {0, EPERM, EAGAIN, EFAULT},
     "fls_free": {0, EPERM, EINVAL},
     "fls_set": {0, EPERM, EINVAL, EFAULT},
@@ -623,7 +639,7 @@ def test_the_model_retires():
 def test_the_models_ids():
     """The first are 1, 2, 3, and none comes twice."""
     model = Model(3, 100, Words())
-    assert model.convert(0, 0, 0, Where.GOOD) == (0, 1)
+    assert model.convert(0, 0, Size.EXACT, Where.GOOD) == (0, 1)
     create = Create(entry=4096, arg=0, stack_start=65536, stack_size=STACK_MIN)
     assert [model.create(0, create, Where.GOOD) for _ in range(3)] == [
         (0, 2),
@@ -640,8 +656,8 @@ def test_the_models_threads():
     """A thread that ends resets the fiber that it ran, and finishes its own."""
     model = Model(8, 100, Words())
     model.start(0, 1, 101)
-    model.convert(0, 0, 0, Where.GOOD)
-    model.convert(1, 0, 0, Where.GOOD)
+    model.convert(0, 0, Size.EXACT, Where.GOOD)
+    model.convert(1, 0, Size.EXACT, Where.GOOD)
     create = Create(entry=4096, arg=7, stack_start=65536, stack_size=STACK_MIN)
     model.create(0, create, Where.GOOD)
     assert model.switch(1, 3) == (0, 7)

@@ -2,12 +2,15 @@
 """Loading and unloading: never under anybody's feet, always once nobody is left."""
 
 import errno
+import itertools
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from kmod.target import (
+    KEYS,
     PROGRAMS,
     STRANGER,
     Target,
@@ -15,6 +18,7 @@ from kmod.target import (
     child,
     lines,
     load,
+    load_closed,
     loaded,
     module_file,
     parameter,
@@ -247,13 +251,23 @@ def test_counters_cannot_be_set(name):
 def test_parameters_of_the_file():
     """modinfo finds each parameter with its description."""
     data = module_file().read_bytes()
-    for name in ("max_fibers", "proc_pid", "lookup", "processes", "threads", "fibers"):
+    for name in (
+        *("max_fibers", "max_user_kib", "proc_pid", "lookup"),
+        *("processes", "threads", "fibers"),
+    ):
         assert f"parm={name}:".encode() in data
     assert b"license=GPL\0" in data
     assert b"version=" in data
 
 
-@pytest.mark.parametrize("wrong", ["lookup=bogus", "lookup=", "max_fibers=x", "proc_pid=perhaps"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("lookup=bogus", "lookup=", "proc_pid=perhaps"),
+        *("max_fibers=x", "max_fibers=0", "max_fibers=1048576", "max_fibers=5000000"),
+        *("max_user_kib=x", "max_user_kib=-1"),
+    ],
+)
 def test_wrong_parameters_are_refused(wrong):
     unload_when_free()
     with pytest.raises(OSError) as error:
@@ -261,6 +275,27 @@ def test_wrong_parameters_are_refused(wrong):
     assert error.value.errno == errno.EINVAL
     assert not loaded()
     assert not Path("/dev/fiber").exists()
+
+
+@pytest.mark.parametrize("limit", [1, 1048575])
+def test_the_borders_of_max_fibers(limit):
+    unload_when_free()
+    load(f"max_fibers={limit}")
+    assert parameter("max_fibers") == str(limit)
+
+
+def test_device_is_roots_until_the_administrator_opens_it():
+    unload_when_free()
+    load_closed()
+    status = Path("/dev/fiber").stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o600, 0, 0)
+
+    def open_it():
+        with pytest.raises(PermissionError):
+            os.open("/dev/fiber", os.O_RDWR)
+        return True
+
+    assert as_user(STRANGER, open_it)
 
 
 @pytest.mark.parametrize("lookup", ["direct", "hash", "scan"])
@@ -286,20 +321,29 @@ def test_every_look_up_passes_the_same_tests(lookup, program):
 # Where fibers are not shown under /proc/PID
 
 
+ALL = Path("/proc/fiber")
+
+
 @pytest.fixture
 def fallback():
     unload_when_free()
     load("proc_pid=N")
 
 
-def blocks(pid):
-    """Each fiber's block in /proc/fiber/PID: its lines as pairs."""
-    text = Path(f"/proc/fiber/{pid}").read_text()
-    assert text.endswith("\n\n")
+def blocks(path=ALL):
+    """Each fiber's block in /proc/fiber: its lines as pairs."""
+    text = Path(path).read_text()
+    assert not text or text.endswith("\n")
     return [
         [tuple(line.split(": ", 1)) for line in block.split("\n")]
-        for block in text[:-2].split("\n\n")
+        for block in text.strip("\n").split("\n\n")
+        if block
     ]
+
+
+def shown(path=ALL):
+    """The processes and fibers in /proc/fiber."""
+    return [(int(block[0][1]), int(block[1][1])) for block in blocks(path)]
 
 
 def test_fallback_shows_all_fibers_in_one_file(fallback, target):
@@ -308,42 +352,74 @@ def test_fallback_shows_all_fibers_in_one_file(fallback, target):
     target.do("enter", fiber)
     assert not target.folder.exists()
     assert "fiber" not in os.listdir(target.folder.parent)
-    assert os.listdir("/proc/fiber") == [str(target.pid)]
-    found = blocks(target.pid)
-    assert [block[0] for block in found] == [("Fiber", str(i)) for i in (1, 2, 3)]
+    assert ALL.is_file()
+    found = blocks()
+    assert [block[:2] for block in found] == [
+        [("Process", str(target.pid)), ("Fiber", str(i))] for i in (1, 2, 3)
+    ]
     values = dict(found[1])
     assert values["Name"] == r"two\012lines"
     assert values["State"] == "suspended"
     assert values["Number of activations"] == "1"
     assert int(values["Saved stack pointer"], 16) > 0
-    assert [key for key, _ in found[1]][1:7] == [
-        "Running",
-        "Initial entry point",
-        "Parent thread id",
-        "Number of activations",
-        "Number of failed activations",
-        "Total execution time",
-    ]
+    assert [key for key, _ in found[1]] == ["Process", "Fiber", *KEYS]
+
+
+def test_fallback_shows_every_process(fallback, target):
+    with Target() as other:
+        other.do("open")
+        # It has no fiber yet.
+        assert shown() == [(target.pid, 1)]
+        other.do("convert")
+        target.create()
+        assert sorted(shown()) == sorted([(target.pid, 1), (target.pid, 2), (other.pid, 1)])
+
+
+def test_fallback_is_read_in_pieces(fallback, target):
+    """Thousands of fibers, in reads that end anywhere."""
+    target.do("crowd", 3000)
+    with Target() as other:
+        other.do("open")
+        other.do("convert")
+        other.do("crowd", 500)
+        with ALL.open("rb", buffering=0) as file:
+            pieces = []
+            for size in itertools.cycle([1, 7, 4095, 4096, 4097, 65536]):
+                if not (piece := file.read(size)):
+                    break
+                pieces.append(piece)
+        text = b"".join(pieces).decode()
+    found = re.findall(r"(?m)^Process: (\d+)\nFiber: (\d+)$", text)
+    assert len(found) == len(set(found))
+    assert sum(pid == str(target.pid) for pid, _ in found) == 3001
+    assert sum(pid == str(other.pid) for pid, _ in found) == 501
+    assert text.count("Engine: kernel\n") == len(found)
 
 
 def test_fallback_hides_addresses(fallback, target):
-    theirs = as_user(STRANGER, lambda: dict(blocks(target.pid)[0]))
+    theirs = as_user(STRANGER, lambda: dict(blocks()[0]))
     assert int(theirs["Initial entry point"], 16) == 0
-    assert int(dict(blocks(target.pid)[0])["Initial entry point"], 16) > 0
+    assert int(dict(blocks()[0])["Initial entry point"], 16) > 0
 
 
-def test_fallback_is_closed_to_other_pid_namespaces(fallback, target):
-    """There /proc/PID is not to be seen either."""
-    file = f"/proc/fiber/{target.pid}"
-    assert Path(file).read_text()
+def test_fallback_shows_other_pid_namespaces_only_their_own(fallback, target):
+    """There /proc/PID of the others is not to be seen either."""
+    assert shown() == [(target.pid, 1)]
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", "cat", file],
+        ["unshare", "--pid", "--fork", "--mount-proc", "cat", ALL],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "No such file" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "")
+    with Target("unshare", "--pid", "--fork", "--mount-proc", "--kill-child") as inner:
+        inner.do("open")
+        inner.do("convert")
+        assert inner.pid == 1
+        seen = [pid for pid, _ in shown() if pid != target.pid]
+        assert len(seen) == 1
+        assert seen != [1]
+        assert shown(f"/proc/{seen[0]}/root/proc/fiber") == [(1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -358,15 +434,11 @@ def test_fallback_is_closed_to_other_pid_namespaces(fallback, target):
 def test_fallback_honours_hidepid(fallback, target, options, closed):
     subprocess.run(["mount", "-t", "proc", "-o", options, "proc", "/mnt"], check=True, timeout=30)
     try:
-        files = [Path("/mnt", str(target.pid), "status"), Path("/mnt/fiber", str(target.pid))]
-        seen = as_user(STRANGER, files[0].exists)
+        status, file = Path("/mnt", str(target.pid), "status"), Path("/mnt/fiber")
+        seen = as_user(STRANGER, status.exists)
         assert seen is not closed
-        if closed:
-            with pytest.raises(FileNotFoundError):
-                as_user(STRANGER, files[1].read_text)
-        else:
-            assert as_user(STRANGER, files[1].read_text)
-        assert files[1].read_text()
+        assert as_user(STRANGER, lambda: shown(file)) == ([] if closed else [(target.pid, 1)])
+        assert shown(file) == [(target.pid, 1)]
     finally:
         subprocess.run(["umount", "/mnt"], check=True, timeout=30)
 
@@ -374,29 +446,39 @@ def test_fallback_honours_hidepid(fallback, target, options, closed):
 def test_fallback_follows_processes(fallback):
     with Target() as target:
         target.do("open")
-        assert os.listdir("/proc/fiber") == []
+        assert shown() == []
         target.do("convert")
-        assert os.listdir("/proc/fiber") == [str(target.pid)]
+        assert shown() == [(target.pid, 1)]
         target.do("close")
         target.exec()
-        wait_for(lambda: os.listdir("/proc/fiber") == [], "the old image's end")
+        wait_for(lambda: shown() == [], "the old image's end")
         target.do("open")
         target.do("convert")
-        assert len(blocks(target.pid)) == 1
-    wait_for(lambda: os.listdir("/proc/fiber") == [], "the process' end")
+        assert shown() == [(target.pid, 1)]
+    wait_for(lambda: shown() == [], "the process' end")
 
 
 def test_fallback_says_so_in_the_log(fallback):
     log = subprocess.run(["dmesg"], capture_output=True, text=True, timeout=30).stdout
-    said = [line for line in log.splitlines() if "/proc/fiber/PID" in line]
+    said = [line for line in log.splitlines() if "fiber:" in line and "/proc/fiber" in line]
     assert said
     assert "proc_pid=N" in said[-1]
 
 
 def test_fallback_file_holds_the_module(fallback, target):
-    with Path(f"/proc/fiber/{target.pid}").open() as file:
-        assert file.readline() == "Fiber: 1\n"
+    with ALL.open() as file:
+        assert file.readline() == f"Process: {target.pid}\n"
+        leave(target)
         check_in_use()
-    leave(target)
     unload_when_free()
-    assert not Path("/proc/fiber").exists()
+    assert not ALL.exists()
+
+
+def test_fallback_cannot_be_written(fallback, target):
+    def write():
+        with pytest.raises(PermissionError):
+            os.open(ALL, os.O_WRONLY)
+        return True
+
+    assert ALL.stat().st_mode & 0o777 == 0o444
+    assert as_user(STRANGER, write)

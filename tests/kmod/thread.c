@@ -451,6 +451,7 @@ TEST(exit_group_frees_everything)
 static void many_fibers_then_wait(void)
 {
 	struct fiber_create args = {
+		.size = sizeof(args),
 		.entry = (uintptr_t)exit_inside,
 		.stack_start = 65536,
 		.stack_size = STACK_SIZE,

@@ -62,6 +62,10 @@ PyObject *error_raise(int err, const char *what)
 		return error_format(FiberLimitError, err,
 				    "%s: too many fibers, or mappings for their stacks; mend: raise "
 				    "vm.max_map_count (engine kernel: the module's max_fibers too)", what);
+	case EDQUOT:
+		return error_format(FiberLimitError, err,
+				    "%s: this user's fibers take too much kernel memory; mend: raise the "
+				    "module's max_user_kib", what);
 	case EBUSY:
 		return error_format(FiberRunningError, err, "%s: it is running", what);
 	case ESRCH:
@@ -73,7 +77,7 @@ PyObject *error_raise(int err, const char *what)
 				    "KFIBER_ENGINE=local", what);
 	case EPROTO:
 		return error_format(FiberError, err,
-				    "%s: the loaded module speaks another version; mend: kfiber doctor",
+				    "%s: the loaded module lacks something; mend: kfiber doctor",
 				    what);
 	default:
 		return error_format(FiberError, err, "%s: %s", what, strerror(err));

@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * How the calling thread's fiber and the target of a switch are found: parameter
- * `lookup`, for comparing the report's two versions with ours.
+ * `lookup`, which compares the reference report's two versions with ours.
  *
  *		process			calling thread		fiber
  *	direct	the descriptor's	the task's notifier	slot
  *	hash	table of processes	table of threads	table of fibers
  *	scan	table of processes	all fibers, in turn	table of fibers
  *
- * What a look-up finds is the same, so are all semantics. The tables exist for
- * `hash` and `scan` only, beside the slots.
+ * `hash` is the report's version 1, `scan` its version 2. All three find the
+ * same, so the semantics are the same. The tables exist beside the slots, for
+ * `hash` and `scan` only; where a static key is off, they cost nothing.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
-#include <linux/hashtable.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/pid.h>
+#include <linux/random.h>
 #include <linux/slab.h>
 
-#include "internal.h"
+#include "find.h"
+#include "owner.h"
+#include "process.h"
+#include "report_lookup.h"
 
 #define TABLE_BITS 10	/* as in the report */
 
@@ -26,21 +31,31 @@ static char *lookup = "direct";
 module_param(lookup, charp, 0444);
 MODULE_PARM_DESC(lookup, "How the running fiber is found: direct, hash (the report's version 1) or scan (its version 2) (default direct)");
 
-enum fiber_lookup fiber_lookup __ro_after_init;
+DEFINE_STATIC_KEY_FALSE(fiber_report_lookup);
+
+static bool scan __ro_after_init;
+
+/* Odd and secret, so that nobody can choose ids that share a bucket. */
+static u64 hash_key __ro_after_init;
 
 /**
  * struct fiber_tables - the report's tables of one process
  * @lock: for changes, with interrupts off; readers use RCU
  * @fibers: by id
- * @threads: by task; with `hash` only
+ * @threads: by pid; with `hash` only
  */
 struct fiber_tables {
 	raw_spinlock_t lock;	/* see above */
-	DECLARE_HASHTABLE(fibers, TABLE_BITS);
-	DECLARE_HASHTABLE(threads, TABLE_BITS);
+	struct hlist_head fibers[1 << TABLE_BITS];
+	struct hlist_head threads[1 << TABLE_BITS];
 };
 
-int __init fiber_lookup_init(void)
+static unsigned int bucket_of(u64 key)
+{
+	return key * hash_key >> (64 - TABLE_BITS);
+}
+
+int __init fiber_report_init(void)
 {
 	static const char * const names[] = { "direct", "hash", "scan" };
 	int i = match_string(names, ARRAY_SIZE(names), lookup);
@@ -49,8 +64,18 @@ int __init fiber_lookup_init(void)
 		pr_err("lookup=%s: not one of direct, hash, scan\n", lookup);
 		return -EINVAL;
 	}
-	fiber_lookup = i;
+	get_random_bytes(&hash_key, sizeof(hash_key));
+	hash_key |= 1;
+	scan = i == 2;
+	if (i)
+		static_branch_enable(&fiber_report_lookup);
 	return 0;
+}
+
+/* Bytes that fiber_tables_create() allocates for a process. */
+size_t fiber_tables_size(void)
+{
+	return static_branch_unlikely(&fiber_report_lookup) ? sizeof(struct fiber_tables) : 0;
 }
 
 /* -ENOMEM. */
@@ -58,7 +83,7 @@ int fiber_tables_create(struct fiber_process *process)
 {
 	struct fiber_tables *tables;
 
-	if (fiber_lookup == FIBER_LOOKUP_DIRECT)
+	if (!static_branch_unlikely(&fiber_report_lookup))
 		return 0;
 	tables = kvzalloc(sizeof(*tables), GFP_KERNEL_ACCOUNT);
 	if (!tables)
@@ -80,7 +105,7 @@ void fiber_tables_add_fiber(struct fiber_process *process, struct fiber *fiber)
 	if (!tables)
 		return;
 	raw_spin_lock_irq(&tables->lock);
-	hash_add_rcu(tables->fibers, &fiber->node, fiber->id);
+	hlist_add_head_rcu(&fiber->node, &tables->fibers[bucket_of(fiber->id)]);
 	raw_spin_unlock_irq(&tables->lock);
 }
 
@@ -91,7 +116,7 @@ void fiber_tables_remove_fiber(struct fiber_process *process, struct fiber *fibe
 	if (!tables)
 		return;
 	raw_spin_lock_irq(&tables->lock);
-	hash_del_rcu(&fiber->node);
+	hlist_del_rcu(&fiber->node);
 	raw_spin_unlock_irq(&tables->lock);
 }
 
@@ -100,10 +125,10 @@ void fiber_tables_add_thread(struct fiber_process *process, struct fiber_thread 
 {
 	struct fiber_tables *tables = process->tables;
 
-	if (fiber_lookup != FIBER_LOOKUP_HASH)
+	if (!tables || scan)
 		return;
 	raw_spin_lock_irq(&tables->lock);
-	hash_add_rcu(tables->threads, &thread->node, (unsigned long)thread->pid);
+	hlist_add_head_rcu(&thread->node, &tables->threads[bucket_of((unsigned long)thread->pid)]);
 	raw_spin_unlock_irq(&tables->lock);
 }
 
@@ -113,10 +138,10 @@ void fiber_tables_remove_thread(struct fiber_process *process, struct fiber_thre
 	struct fiber_tables *tables = process->tables;
 	unsigned long flags;
 
-	if (fiber_lookup != FIBER_LOOKUP_HASH)
+	if (!tables || scan)
 		return;
 	raw_spin_lock_irqsave(&tables->lock, flags);
-	hash_del_rcu(&thread->node);
+	hlist_del_rcu(&thread->node);
 	raw_spin_unlock_irqrestore(&tables->lock, flags);
 }
 
@@ -126,7 +151,7 @@ static struct fiber_thread *hash_caller(struct fiber_tables *tables)
 	struct pid *pid = task_pid(current);
 	struct fiber_thread *thread;
 
-	hash_for_each_possible_rcu(tables->threads, thread, node, (unsigned long)pid)
+	hlist_for_each_entry_rcu(thread, &tables->threads[bucket_of((unsigned long)pid)], node)
 		if (thread->pid == pid)
 			return thread;
 	return NULL;
@@ -137,26 +162,27 @@ static struct fiber_thread *scan_caller(struct fiber_tables *tables)
 {
 	struct pid *pid = task_pid(current);
 	struct fiber *fiber;
-	int bucket;
+	unsigned int bucket;
 
-	hash_for_each_rcu(tables->fibers, bucket, fiber, node) {
-		struct fiber_thread *thread = fiber_owner_thread(atomic_long_read(&fiber->owner));
+	for (bucket = 0; bucket < ARRAY_SIZE(tables->fibers); bucket++)
+		hlist_for_each_entry_rcu(fiber, &tables->fibers[bucket], node) {
+			long owner = atomic_long_read(&fiber->owner);
+			struct fiber_thread *thread = owner_thread(owner);
 
-		if (thread && thread->pid == pid)
-			return thread;
-	}
+			if (thread && thread->pid == pid)
+				return thread;
+		}
 	return NULL;
 }
 
-/* fiber_caller() in the report's ways. */
+/* fiber_caller() in the report's ways. Interrupts are on. */
 struct fiber_thread *fiber_tables_caller(struct fiber_process *process)
 {
 	struct fiber_thread *thread = NULL;
 
 	rcu_read_lock();
 	if (fiber_process_lookup(current->signal) == process)
-		thread = fiber_lookup == FIBER_LOOKUP_HASH ? hash_caller(process->tables) :
-							     scan_caller(process->tables);
+		thread = scan ? scan_caller(process->tables) : hash_caller(process->tables);
 	rcu_read_unlock();
 	return thread;
 }
@@ -166,8 +192,7 @@ struct fiber *fiber_tables_find(struct fiber_process *process, u64 id)
 {
 	struct fiber *fiber;
 
-	hash_for_each_possible_rcu(process->tables->fibers, fiber, node, id,
-				   fiber_slots_held(process))
+	hlist_for_each_entry_rcu(fiber, &process->tables->fibers[bucket_of(id)], node)
 		if (fiber->id == id)
 			return fiber;
 	return NULL;

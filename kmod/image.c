@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The entry of a process image: made when the process first opens the device;
+ * its fibers are freed when the image has ended and its last thread is through,
+ * and the entry itself with the last reference.
+ */
+#include <linux/irq_work.h>
+#include <linux/pid.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "fibers.h"
+#include "image.h"
+#include "process.h"
+#include "report_lookup.h"
+#include "table.h"
+#include "user.h"
+
+atomic_long_t fiber_processes;
+
+static u32 chunks_of(u32 max)
+{
+	return (max >> FIBER_CHUNK_SHIFT) + 1;
+}
+
+static size_t process_bytes(u32 max)
+{
+	return struct_size((struct fiber_process *)NULL, chunks, chunks_of(max)) +
+	       fiber_tables_size();
+}
+
+static void process_wake(struct irq_work *work)
+{
+	wake_up_all(&container_of(work, struct fiber_process, wake)->left);
+}
+
+/* The image has ended, its last thread is through, and readers of its fibers are done. */
+static void process_end_work(struct work_struct *work)
+{
+	struct fiber_process *process = container_of(to_rcu_work(work), struct fiber_process,
+						     end_work);
+
+	fiber_free_all(process);
+	if (process->table)
+		fiber_table_end(process->table);
+	process->table = NULL;
+	fiber_process_put(process);
+}
+
+/* Nobody has a reference any more. */
+static void process_free_work(struct work_struct *work)
+{
+	struct fiber_process *process = container_of(to_rcu_work(work), struct fiber_process,
+						     free_work);
+	struct fiber_user *user = process->user;
+	size_t bytes = process_bytes(process->max);
+
+	/* It touches the process until it returns. */
+	irq_work_sync(&process->wake);
+	fiber_tables_destroy(process);
+	ida_destroy(&process->ids);
+	put_pid(process->pid);
+	mmdrop(process->mm);
+	kvfree(process);
+	fiber_user_uncharge(user, bytes);
+	atomic_long_dec(&fiber_processes);
+}
+
+/* An entry for the calling process, with one reference, or an error. */
+static struct fiber_process *process_alloc(void)
+{
+	u32 max = READ_ONCE(fiber_max_fibers);
+	struct fiber_process *process;
+	struct fiber_user *user;
+
+	user = fiber_user_open(process_bytes(max));
+	if (IS_ERR(user))
+		return ERR_CAST(user);
+	process = kvzalloc(struct_size(process, chunks, chunks_of(max)), GFP_KERNEL_ACCOUNT);
+	if (!process)
+		goto uncharge;
+	if (fiber_tables_create(process))
+		goto free;
+	refcount_set(&process->refs, 1);
+	refcount_set(&process->users, 1);
+	process->user = user;
+	process->mm = current->mm;
+	mmgrab(process->mm);
+	process->signal = current->signal;
+	process->pid = get_pid(task_tgid(current));
+	seqlock_init(&process->names);
+	ida_init(&process->ids);
+	atomic_set(&process->end, 1);
+	process->max = max;
+	init_waitqueue_head(&process->left);
+	init_irq_work(&process->wake, process_wake);
+	INIT_RCU_WORK(&process->end_work, process_end_work);
+	INIT_RCU_WORK(&process->free_work, process_free_work);
+	atomic_long_inc(&fiber_processes);
+	return process;
+
+free:
+	kvfree(process);
+uncharge:
+	fiber_user_uncharge(user, process_bytes(max));
+	return ERR_PTR(-ENOMEM);
+}
+
+/* Returns the calling process's entry, made if need be, with a reference, or an error. */
+struct fiber_process *fiber_process_open(void)
+{
+	struct fiber_process *process, *entry;
+
+	if (!current->mm)
+		return ERR_PTR(-EPERM);
+	process = fiber_process_find(current->signal);
+	if (process)
+		return process;
+
+	process = process_alloc();
+	if (IS_ERR(process))
+		return process;
+	entry = fiber_process_add(process);
+	if (entry != process)
+		fiber_process_put(process);
+	return entry;
+}

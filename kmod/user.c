@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What a user can make the module allocate: at most max_user_kib over all of his
+ * processes, whatever memory cgroups they are in.
+ *
+ * A user is a uid in a user namespace. What is charged to him is also charged to
+ * the owner of that namespace, and so on outwards, as with ucounts(7): a user
+ * who makes namespaces gets no more for that.
+ *
+ * The charge is the reference: a user exists as long as bytes are charged. All
+ * of it is atomic, so that whoever frees memory can uncharge it in any context.
+ */
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/err.h>
+#include <linux/hashtable.h>
+#include <linux/slab.h>
+#include <linux/user_namespace.h>
+
+#include "user.h"
+
+/**
+ * struct fiber_user - who pays
+ * @node: in the table of users; users_lock
+ * @user_ns, @uid: who it is; a reference
+ * @parent: the owner of @user_ns, outside of it; NULL in the initial namespace
+ * @bytes: charged, at least the bytes of those whose parent this is
+ */
+struct fiber_user {
+	struct hlist_node node;
+	struct user_namespace *user_ns;
+	kuid_t uid;
+	struct fiber_user *parent;
+	atomic_long_t bytes;
+};
+
+static DEFINE_HASHTABLE(users, 8);
+static DEFINE_RAW_SPINLOCK(users_lock);
+
+static unsigned long user_hash(struct user_namespace *user_ns, kuid_t uid)
+{
+	return (unsigned long)user_ns + __kuid_val(uid);
+}
+
+/* With users_lock held. One whose last byte is being uncharged is no more. */
+static struct fiber_user *user_find(struct user_namespace *user_ns, kuid_t uid, size_t bytes)
+{
+	struct fiber_user *user;
+
+	lockdep_assert_held(&users_lock);
+
+	hash_for_each_possible(users, user, node, user_hash(user_ns, uid))
+		if (user->user_ns == user_ns && uid_eq(user->uid, uid) &&
+		    atomic_long_add_unless(&user->bytes, bytes, 0))
+			return user;
+	return NULL;
+}
+
+/* Gives back what was charged, and the users to whom nothing is charged any more. */
+void fiber_user_uncharge(struct fiber_user *user, size_t bytes)
+{
+	while (user) {
+		struct fiber_user *parent = user->parent;
+
+		if (atomic_long_sub_and_test(bytes, &user->bytes)) {
+			unsigned long flags;
+
+			raw_spin_lock_irqsave(&users_lock, flags);
+			hash_del(&user->node);
+			raw_spin_unlock_irqrestore(&users_lock, flags);
+			put_user_ns(user->user_ns);
+			kfree(user);
+		}
+		user = parent;
+	}
+}
+
+/* Whether the caller may exceed the limit. */
+static bool user_unlimited(void)
+{
+	return ns_capable_noaudit(&init_user_ns, CAP_SYS_RESOURCE);
+}
+
+static long user_limit(void)
+{
+	return (long)READ_ONCE(fiber_max_user_kib) * 1024;
+}
+
+/*
+ * Charges a user who has something charged already, which keeps him there.
+ * -EDQUOT: that is more than the user, or an owner of his namespace, may have.
+ */
+int fiber_user_charge(struct fiber_user *user, size_t bytes)
+{
+	struct fiber_user *one, *undo;
+	long limit = user_limit();
+
+	for (one = user; one; one = one->parent)
+		if (unlikely(atomic_long_add_return(bytes, &one->bytes) > limit) &&
+		    !user_unlimited())
+			goto undo;
+	return 0;
+
+undo:
+	for (undo = user; undo != one->parent; undo = undo->parent)
+		atomic_long_sub(bytes, &undo->bytes);
+	return -EDQUOT;
+}
+
+/* The user of that uid in that namespace, whose @parent has been charged; or an error. */
+static struct fiber_user *user_get(struct user_namespace *user_ns, kuid_t uid,
+				   struct fiber_user *parent, size_t bytes)
+{
+	struct fiber_user *user, *made = kzalloc(sizeof(*made), GFP_KERNEL_ACCOUNT);
+
+	if (!made)
+		return ERR_PTR(-ENOMEM);
+	raw_spin_lock_irq(&users_lock);
+	user = user_find(user_ns, uid, bytes);
+	if (!user) {
+		swap(user, made);
+		user->user_ns = get_user_ns(user_ns);
+		user->uid = uid;
+		user->parent = parent;
+		atomic_long_set(&user->bytes, bytes);
+		hash_add(users, &user->node, user_hash(user_ns, uid));
+	}
+	raw_spin_unlock_irq(&users_lock);
+	kfree(made);
+	return user;
+}
+
+/*
+ * Charges the calling user, who need have nothing charged. Returns him, or
+ * -EDQUOT or -ENOMEM. The user whose real uid the caller has pays, as with
+ * RLIMIT_NPROC.
+ */
+struct fiber_user *fiber_user_open(size_t bytes)
+{
+	const struct cred *cred = current_cred();
+	struct user_namespace *chain[34];	/* namespaces nest at most 33 deep */
+	struct fiber_user *user = NULL;
+	bool over = false;
+	int depth = 0;
+
+	for (chain[0] = cred->user_ns; chain[depth]->parent; depth++) {
+		if (WARN_ON_ONCE(depth + 1 == ARRAY_SIZE(chain)))
+			return ERR_PTR(-EDQUOT);
+		chain[depth + 1] = chain[depth]->parent;
+	}
+	/* From the outermost namespace inwards: the parents come first. */
+	for (; depth >= 0; depth--) {
+		kuid_t uid = depth ? chain[depth - 1]->owner : cred->uid;
+		struct fiber_user *inner = user_get(chain[depth], uid, user, bytes);
+
+		if (IS_ERR(inner)) {
+			fiber_user_uncharge(user, bytes);
+			return inner;
+		}
+		user = inner;
+		over |= atomic_long_read(&user->bytes) > user_limit();
+	}
+	if (over && !user_unlimited()) {
+		fiber_user_uncharge(user, bytes);
+		return ERR_PTR(-EDQUOT);
+	}
+	return user;
+}
