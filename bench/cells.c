@@ -125,7 +125,7 @@ static void found(enum problem problem, uint32_t fiber)
 static _Noreturn void give_up(const char *what, int err)
 {
 	fprintf(stderr, "cells: %s: %s%s\n", what, strerror(err),
-		err == ENODEV ? " (mend: load the module: kfiber module load)" : "");
+		err == ENODEV ? " (hint: load the module: kfiber module load)" : "");
 	_exit(1);
 }
 

@@ -43,7 +43,7 @@ def show(case: str, environment: dict[str, str], rows: list[Row]) -> None:
     if plot.draw(rows, title, picture):
         print(f"plot: {picture.relative_to(guest.ROOT)}\n", flush=True)
     else:
-        print("no plot, for want of matplotlib; mend: .venv/bin/pip install -e '.[bench]'\n")
+        print("no plot, for want of matplotlib; hint: .venv/bin/pip install -e '.[bench]'\n")
 
 
 def main(words: list[str]) -> int:
@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
             parser.error(f"no case {case}; there are: {' '.join(names)}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     if set(args.cases) & {"switch", "create"}:
-        for line in peers.mend(peers.missing()):
+        for line in peers.hints(peers.missing()):
             print(f"bench: {line}", file=sys.stderr)
     missed = False
     for case in args.cases:

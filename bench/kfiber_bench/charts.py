@@ -87,9 +87,10 @@ def bars(axes: Any, data: Data, chart: str, machine: str) -> None:
     names = [f"{fibers:,} fibers\n{processes} at once" for fibers, processes in cells]
     axes.set(yscale="log", ylabel="times version 1 with 512 fibers")
     axes.set_xticks(range(len(cells)), names)
-    axes.legend(fontsize=8, ncols=2, loc="upper left")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(fontsize=8, ncols=4, loc="upper left")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * 12)
+    axes.set_ylim(low, high * 3)
 
 
 def curve(axes: Any, number: int, label: str, points: Sequence[tuple[float, ...]]) -> None:
@@ -115,6 +116,7 @@ def rate(axes: Any, data: Data, threads: int) -> None:
     axes.set(xscale="log", yscale="log", xlabel="fibers", ylabel="ns a switch, of a thread's time")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -160,6 +162,7 @@ def natively(axes: Any, data: Data) -> None:
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="fibers in the ring", ylabel="ns a switch")
     axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 

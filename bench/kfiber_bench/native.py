@@ -95,8 +95,8 @@ def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
     """Rings of fibers, each of which switches to the next."""
     own, hinted = kfiber(), kfiber(hint=True)
     others = here(
-        peers.FULL, peers.FULL_HINT, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.WINE_FIBERS,
-        peers.SWAPCONTEXT,
+        peers.FULL, peers.FULL_HINT, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.MINICORO,
+        peers.WINE_FIBERS, peers.SWAPCONTEXT,
     )  # fmt: skip
 
     def program(peer: Peer, fibers: int) -> Program:
@@ -139,7 +139,13 @@ def create(passes: int, _: Sequence[int] = ()) -> Iterator[Row]:
     """A fiber is created, runs, and is deleted: on a pooled stack, on one never used."""
     own = kfiber()
     pooled = here(
-        peers.FULL, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.WINE_FIBERS, peers.SWAPCONTEXT
+        peers.FULL,
+        peers.PLAIN,
+        peers.BOOST,
+        peers.LIBCO,
+        peers.MINICORO,
+        peers.WINE_FIBERS,
+        peers.WINE_FIBERS, peers.SWAPCONTEXT,
     )
     fresh = here(peers.FULL, peers.BOOST_PROTECTED)
 
