@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 from kfiber_bench import bench, report
 
 COMMANDS = {"bench": bench.main, "report": report.main}
+
+
+def end(number: int, _: FrameType | None) -> None:
+    """Makes the signal an exception, so that machines which were started are ended."""
+    sys.exit(128 + number)
 
 
 def main() -> int:
@@ -17,6 +24,8 @@ def main() -> int:
     if not name or name[0] not in COMMANDS:
         print(f"usage: kfiber_bench {'|'.join(COMMANDS)} [options]", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, end)
     return COMMANDS[name[0]](words)
 
 

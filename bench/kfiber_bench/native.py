@@ -145,7 +145,8 @@ def create(passes: int, _: Sequence[int] = ()) -> Iterator[Row]:
         peers.LIBCO,
         peers.MINICORO,
         peers.WINE_FIBERS,
-        peers.WINE_FIBERS, peers.SWAPCONTEXT,
+        peers.WINE_FIBERS,
+        peers.SWAPCONTEXT,
     )
     fresh = here(peers.FULL, peers.BOOST_PROTECTED)
 

@@ -19,11 +19,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from kfiber_bench import charts, data, greenlets, native, page, peers, reference, steps
 from kfiber_bench.data import ROOT, Data, Record
@@ -203,16 +204,29 @@ def collect(collection: Collection, machine: str, plan: Record, boot: list[str] 
             text=True, pass_fds=[writing],
         )  # fmt: skip
         os.close(writing)
+        said: list[str] = []
+        listener = threading.Thread(target=listen, args=(process.stderr, said))
+        listener.start()
         try:
             for line in channel:
                 collection.take(machine, json.loads(line))
+        except BaseException:
+            process.terminate()
+            raise
         finally:
-            if process.poll() is None and sys.exc_info()[0] is not None:
-                process.terminate()
-            _, errors = process.communicate()
+            process.wait()
+            listener.join()
     if process.returncode:
-        lines = errors.strip().splitlines() or [f"status {process.returncode}"]
-        collection.missing(f"the rest of {', '.join(plan)} ({machine})", lines[-1])
+        why = said[-1] if said else f"status {process.returncode}"
+        collection.missing(f"the rest of {', '.join(plan)} ({machine})", why)
+
+
+def listen(source: IO[str], said: list[str]) -> None:
+    """Passes on what a command says, such as that it fetches a kernel, and keeps it."""
+    for line in source:
+        if line.strip():
+            said.append(line.strip())
+            print(line, end="", file=sys.stderr, flush=True)
 
 
 def matrix_plan(mode: Mode, fibers: tuple[int, ...], processes: tuple[int, ...]) -> Record:
