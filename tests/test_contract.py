@@ -18,16 +18,19 @@ def text(name):
     return (ROOT / name).read_text()
 
 
-def test_the_package_speaks_the_headers_abi():
-    version = re.search(r"#define FIBER_ABI_VERSION\s+(\d+)", text("uapi/fiber.h"))[1]
-    assert module.ABI_VERSION == int(version)
-
-
 def test_the_version_request_is_the_headers():
     header = text("uapi/fiber.h")
     magic = int(re.search(r"#define FIBER_IOC_MAGIC\s+(\w+)", header)[1], 16)
     number = int(re.search(r"#define FIBER_IOC_VERSION\s+_IO\(\w+, (\w+)\)", header)[1], 16)
     assert magic << 8 | number == module._IOC_VERSION
+
+
+def test_parameters_that_cannot_be_set_say_so():
+    """The package knows them by this word, because a module's file does not have their modes."""
+    main = text("kmod/main.c")
+    counters = re.findall(r"module_param_cb\((\w+), &fiber_count_ops, .*, 0444\)", main)
+    described = re.findall(r'MODULE_PARM_DESC\((\w+), ".*\(read-only\)"\)', main)
+    assert counters == described == ["processes", "threads", "fibers"]
 
 
 def test_the_module_prints_the_keys_that_the_package_reads():

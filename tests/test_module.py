@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """kfiber.module: building and its cache, with a compiler that is a script here."""
 
+import errno
+import grp
 import os
 import re
+import struct
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -56,7 +60,7 @@ def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
     calls, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setenv("FAIL", "1")
-    with pytest.raises(KfiberError, match=r"does not build against this kernel.*mend: "):
+    with pytest.raises(KfiberError, match=r"does not build against this kernel.*hint: "):
         module.build(tmp_path, "6.1")
     assert "fiber.c:1: error: no" in capfd.readouterr().err
     left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -68,7 +72,7 @@ def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
 def test_a_cache_that_cannot_be_written_is_named(calls, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(KfiberError, match=r"cannot write .*/file/.*mend: set XDG_CACHE_HOME"):
+    with pytest.raises(KfiberError, match=r"cannot write .*/file/.*hint: set XDG_CACHE_HOME"):
         module.build(tmp_path, "6.1")
 
 
@@ -81,14 +85,225 @@ def test_only_an_absolute_cache_home_counts(tmp_path, monkeypatch, home):
 
 def test_without_headers_the_error_names_their_package(monkeypatch):
     monkeypatch.setattr("platform.release", lambda: "0.0.0-none")
-    with pytest.raises(KfiberError, match=r"mend: apt-get install linux-headers-0.0.0-none"):
+    with pytest.raises(KfiberError, match=r"hint: apt-get install linux-headers-0.0.0-none"):
         module.build()
 
 
 def test_loading_without_the_right_prints_the_line_for_sudo(tmp_path, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(KfiberError, match=rf"mend: sudo /\S+/insmod {tmp_path}/fiber.ko a=1$"):
+    with pytest.raises(KfiberError, match=rf"hint: sudo /\S+/insmod {tmp_path}/fiber.ko a=1$"):
         module.load(tmp_path / "fiber.ko", {"a": "1"})
+
+
+def elf(info):
+    """A file with nothing but a section .modinfo, as the kernel's build lays it out."""
+    names = b"\0.shstrtab\0.modinfo\0"
+    content = b"\0".join(info) + b"\0"
+    start = 64
+    table = start + len(names) + len(content)
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = ident + struct.pack("<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, table, 0, 64, 0, 0, 64, 3, 1)
+
+    def section(name, offset, size):
+        return struct.pack("<IIQQQQIIQQ", name, 1, 0, 0, offset, size, 0, 0, 1, 0)
+
+    sections = section(0, 0, 0) + section(1, start, len(names))
+    sections += section(11, start + len(names), len(content))
+    return header + names + content + sections
+
+
+INFO = (
+    b"version=0.1.0",
+    b"parm=max_fibers:Fibers that a process may have, 1 to 1048575",
+    b"parmtype=lookup:charp",
+    b"parm=lookup:How a fiber is found: direct, hash",
+    b"parmtype=undescribed:int",
+    b"parm=fibers:Fibers in memory (read-only)",
+)
+
+
+@pytest.fixture
+def fiber_ko(tmp_path):
+    path = tmp_path / "fiber.ko"
+    path.write_bytes(elf(INFO))
+    return path
+
+
+def test_a_module_file_says_its_parameters(fiber_ko):
+    found = module.parameters(fiber_ko)
+    assert list(found) == ["max_fibers", "lookup", "undescribed", "fibers"]
+    assert found["lookup"].description == "How a fiber is found: direct, hash"
+    assert [name for name, parameter in found.items() if parameter.read_only] == ["fibers"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no module", b"\x7fELF\x02\x01" + b"\xff" * 100, elf(INFO)[:-64], elf([])[:64]],
+)
+def test_what_is_no_module_is_told_so(tmp_path, content):
+    path = tmp_path / "fiber.ko"
+    path.write_bytes(content)
+    with pytest.raises(
+        KfiberError, match=r"cannot read .*fiber\.ko: it is no kernel module; hint: "
+    ):
+        module.parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("max_fiber", r"it has no parameter max_fiber, did you mean max_fibers\?; hint: "),
+        ("x", r"it has no parameter x; hint: its parameters are max_fibers, lookup, undescribed$"),
+        ("fibers", "fibers is read-only; hint: "),
+    ],
+)
+def test_a_parameter_that_cannot_be_set(fiber_ko, name, why):
+    with pytest.raises(KfiberError, match=f"^cannot load the module: {why}"):
+        module.check_parameters(fiber_ko, {"lookup": "hash", name: "1"})
+
+
+def test_parameters_that_can_be_set(fiber_ko):
+    module.check_parameters(fiber_ko, {"lookup": "hash", "max-fibers": "0", "undescribed": ""})
+
+
+@pytest.fixture
+def insmod(tmp_path, monkeypatch):
+    """Makes an insmod that says something and fails; we are root for it, and nothing is loaded."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(module, "SYSFS", tmp_path / "sysfs")
+
+    def make(says):
+        program = tmp_path / "bin" / "insmod"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho '{says}' >&2\nexit 1\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    return make
+
+
+def test_a_value_that_the_module_refuses(fiber_ko, insmod):
+    insmod("insmod: ERROR: could not insert module fiber.ko: Invalid parameters")
+    with pytest.raises(KfiberError) as caught:
+        module.load(fiber_ko, {"max_fibers": "0"})
+    assert str(caught.value) == (
+        "loading the module failed: the module refused a value in max_fibers=0; "
+        "hint: max_fibers: Fibers that a process may have, 1 to 1048575"
+    )
+
+
+def test_a_misspelt_parameter_does_not_reach_the_kernel(fiber_ko, insmod):
+    insmod("called")
+    with pytest.raises(KfiberError, match="did you mean lookup"):
+        module.load(fiber_ko, {"lokup": "hash"})
+
+
+def test_a_module_that_is_loaded_already(fiber_ko, insmod, tmp_path):
+    insmod("insmod: ERROR: could not insert module fiber.ko: File exists")
+    (tmp_path / "sysfs").mkdir()
+    with pytest.raises(
+        KfiberError, match="failed: it is loaded already; hint: kfiber module unload"
+    ):
+        module.load(fiber_ko)
+
+
+def configured(tmp_path, compiler):
+    path = tmp_path / "include/config/auto.conf"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"CONFIG_A=y\nCONFIG_CC_IS_{compiler}=y\n")
+    return tmp_path
+
+
+def install(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+
+
+def test_a_kernel_built_by_gcc_is_built_for_as_before(tmp_path):
+    assert module._toolchain(configured(tmp_path, "GCC")) == []
+    assert module._toolchain(tmp_path / "none") == []
+
+
+def test_a_kernel_built_by_clang_wants_llvm(tmp_path, monkeypatch):
+    tree = configured(tmp_path, "CLANG")
+    folder = tmp_path / "bin"
+    install(folder, "clang", "llvm-ar", "llvm-nm")
+    monkeypatch.setenv("PATH", str(folder))
+    with pytest.raises(KfiberError) as caught:
+        module._toolchain(tree)
+    assert str(caught.value) == (
+        "cannot build the module: this kernel was built by clang, and ld.lld, llvm-objcopy, "
+        "llvm-strip cannot be found; hint: apt-get install lld llvm"
+    )
+    install(folder, "ld.lld", "llvm-objcopy", "llvm-strip")
+    assert module._toolchain(tree) == ["LLVM=1"]
+
+
+class Device(NamedTuple):
+    path: Path
+    owners: list
+    entries: list
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch):
+    """A file in the device's place, on a machine with one group of members."""
+    path = tmp_path / "device"
+    path.touch(0o600)
+    owners = []
+
+    def chown(path, user, group):
+        owners.append((user, group))
+
+    groups = {"root": 0, "fiber": 777, "dev": 1234}
+    entries = [grp.struct_group((name, "x", number, [])) for name, number in groups.items()]
+    monkeypatch.setattr(module, "DEVICE", path)
+    monkeypatch.setattr("os.chown", chown)
+    monkeypatch.setattr("grp.getgrall", lambda: entries)
+    monkeypatch.setattr("grp.getgrnam", lambda name: {each.gr_name: each for each in entries}[name])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    return Device(path, owners, entries)
+
+
+@pytest.mark.parametrize(
+    ("group", "mode", "number", "expected", "users"),
+    [
+        (None, None, 777, 0o660, "root and the members of group fiber may use it"),
+        ("dev", None, 1234, 0o660, "root and the members of group dev may use it"),
+        ("root", None, 0, 0o600, "only root may use it"),
+        (None, 0o666, 777, 0o666, "every user may use it"),
+        ("1234", 0o600, 1234, 0o600, "only root may use it"),
+    ],
+)
+def test_who_may_use_the_device(device, group, mode, number, expected, users):
+    access = module.share(group, mode)
+    assert device.path.stat().st_mode & 0o777 == expected == access.mode
+    assert device.owners == [(0, number)]
+    assert access.users == users
+    assert str(access).endswith(users)
+    assert (access.hint is None) == (expected == 0o666)
+
+
+def test_without_the_group_the_device_is_roots(device):
+    device.entries[:] = [each for each in device.entries if each.gr_name != "fiber"]
+    access = module.share()
+    assert (access.mode, access.group, device.owners) == (0o600, "root", [(0, 0)])
+    assert access.hint.startswith("groupadd --system fiber")
+
+
+def test_a_group_that_is_not_there_changes_nothing(device):
+    with pytest.raises(KfiberError, match=r"no such group; hint: groupadd --system nobody-has-it"):
+        module.share("nobody-has-it")
+    assert device.owners == []
+
+
+def test_a_device_that_is_not_there(device):
+    device.path.unlink()
+    with pytest.raises(KfiberError, match=r"cannot give .*: No such file or directory; hint: "):
+        module.share()
+    assert module.access() is None
 
 
 @pytest.mark.guest
@@ -107,7 +322,7 @@ def test_somebody_else_builds_but_does_not_load(calls, tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     product = rf"{re.escape(str(cache))}/kfiber/modules/\S+/fiber\.ko"
     assert re.fullmatch(
-        rf"kfiber: loading the module needs root; mend: sudo /\S+/insmod {product} a=1\n",
+        rf"kfiber: loading the module needs root; hint: sudo /\S+/insmod {product} a=1\n",
         done.stderr,
     )
     assert calls.read_text() == "called\n"
@@ -122,6 +337,17 @@ def test_status_with_a_module(tmp_path, monkeypatch):
     status = module.status()
     assert (status.loaded, status.version, status.users) == (True, "0.1.0", 2)
     assert status.parameters == {"fibers": "513"}
+    assert (status.denied, status.access) == (False, None)
+
+
+def test_a_device_that_may_not_be_opened(device, monkeypatch):
+    def refuse(path, flags):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.open", refuse)
+    status = module.status()
+    assert (status.device, status.denied, status.usable) == (True, True, False)
+    assert "only root may use it" in status.access
 
 
 def test_status_without_a_module(tmp_path, monkeypatch):

@@ -3,9 +3,9 @@
 
 
 class KfiberError(Exception):
-    """Something that the user can mend.
+    """Something that the user can correct.
 
-    The message is one line: what is wrong, why, and after "mend:" what to do. The command line
+    The message is one line: what is wrong, why, and after "hint:" what to do. The command line
     prints it and exits with `status`.
     """
 

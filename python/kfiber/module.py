@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import errno
 import fcntl
+import grp
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
+import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,8 +29,10 @@ from kfiber.errors import KfiberError
 DEVICE = Path("/dev/fiber")
 SYSFS = Path("/sys/module/fiber")
 
-# What this package speaks; the module answers FIBER_IOC_VERSION with its own.
-ABI_VERSION = 1
+GROUP = "fiber"
+"""The group whose members may use the device, where the machine has such a group."""
+
+# FIBER_IOC_VERSION. Its answer is shown to people; nothing compares it.
 _IOC_VERSION = 0xFB00
 
 _SOURCES = Path(__file__).parent
@@ -47,7 +55,7 @@ def locked(path: Path) -> Iterator[None]:
         file = path.open("w")
     except OSError as error:
         raise KfiberError(
-            f"cannot write {path}: {error.strerror}; mend: set XDG_CACHE_HOME to a folder of yours"
+            f"cannot write {path}: {error.strerror}; hint: set XDG_CACHE_HOME to a folder of yours"
         ) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -80,7 +88,7 @@ def running_build_dir() -> Path:
     if not os.access(build_dir / "Makefile", os.R_OK):
         raise KfiberError(
             f"no headers of the running kernel {release}, which building needs; "
-            f"mend: apt-get install linux-headers-{release}"
+            f"hint: apt-get install linux-headers-{release}"
         )
     return build_dir
 
@@ -98,7 +106,7 @@ def build(build_dir: Path | None = None, release: str | None = None) -> Path:
     if release is None:
         release = platform.release()
     if not shutil.which("make"):
-        raise KfiberError("no make, which building needs; mend: apt-get install make gcc")
+        raise KfiberError("no make, which building needs; hint: apt-get install make gcc")
 
     target = cache() / "modules" / f"{release}-{_fingerprint(build_dir)}"
     product = target / "fiber.ko"
@@ -112,6 +120,38 @@ def build(build_dir: Path | None = None, release: str | None = None) -> Path:
     return product
 
 
+# What Kbuild runs of LLVM for a module, and the Debian package that has it.
+_LLVM = {
+    "clang": "clang",
+    "ld.lld": "lld",
+    "llvm-ar": "llvm",
+    "llvm-nm": "llvm",
+    "llvm-objcopy": "llvm",
+    "llvm-strip": "llvm",
+}
+
+
+def _toolchain(build_dir: Path) -> list[str]:
+    """The words of make's line that choose the compiler. KfiberError: it is not installed.
+
+    A kernel that clang built has options in its configuration that gcc does not know.
+    """
+    try:
+        configuration = (build_dir / "include/config/auto.conf").read_text()
+    except OSError:
+        # Not configured; Kbuild says so.
+        return []
+    if not re.search(r"(?m)^CONFIG_CC_IS_CLANG=y$", configuration):
+        return []
+    if missing := [tool for tool in _LLVM if shutil.which(tool) is None]:
+        packages = sorted({_LLVM[tool] for tool in missing})
+        raise KfiberError(
+            f"cannot build the module: this kernel was built by clang, and {', '.join(missing)} "
+            f"cannot be found; hint: apt-get install {' '.join(packages)}"
+        )
+    return ["LLVM=1"]
+
+
 def _compile(build_dir: Path, scratch: Path) -> Path:
     for source in _sources():
         copy = scratch / source
@@ -123,6 +163,7 @@ def _compile(build_dir: Path, scratch: Path) -> Path:
         str(build_dir),
         f"-j{os.cpu_count() or 1}",
         f"M={scratch / 'kmod'}",
+        *_toolchain(build_dir),
         "modules",
     ]
     result = subprocess.run(
@@ -132,52 +173,236 @@ def _compile(build_dir: Path, scratch: Path) -> Path:
         sys.stderr.write(result.stdout)
         raise KfiberError(
             "the module does not build against this kernel, see above; "
-            "mend: install the compiler that the kernel's headers ask for, or use another kernel"
+            "hint: install the compiler that the kernel's headers ask for, or use another kernel"
         )
     return scratch / "kmod" / "fiber.ko"
 
 
-def _privileged(command: list[str], action: str, mend: str) -> None:
-    """Runs a command that needs root, or says how; `mend` is for when it fails."""
+def _need_root(command: list[str], action: str) -> None:
     if os.geteuid() != 0:
-        raise KfiberError(f"{action} needs root; mend: sudo {shlex.join(command)}")
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        why = " ".join(result.stderr.split()) or f"status {result.returncode}"
-        raise KfiberError(f"{action} failed: {why}; mend: {mend}")
+        raise KfiberError(f"{action} needs root; hint: sudo {shlex.join(command)}")
+
+
+def _complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """What a program that failed said, as one line."""
+    return " ".join(result.stderr.split()) or f"status {result.returncode}"
 
 
 def _tool(name: str) -> str:
     path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if path is None:
-        raise KfiberError(f"no {name}; mend: apt-get install kmod")
+        raise KfiberError(f"no {name}; hint: apt-get install kmod")
     return path
 
 
-def load(path: Path, parameters: Mapping[str, str] | None = None) -> None:
-    """Loads fiber.ko into the running kernel. KfiberError: no right to, or the kernel refused."""
-    words = [f"{name}={value}" for name, value in (parameters or {}).items()]
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that a module file says it has."""
+
+    name: str
+    description: str
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it only shows a value. The file does not have its mode, the description does."""
+        return self.description.endswith("(read-only)")
+
+
+def parameters(path: Path) -> dict[str, Parameter]:
+    """The parameters of the module file `path`, by name. KfiberError: it is no module."""
+    found = {}
+    for entry in _section(path, b".modinfo").split(b"\0"):
+        key, _, value = entry.decode(errors="replace").partition("=")
+        name, _, description = value.partition(":")
+        if key == "parm":
+            found[name] = Parameter(name, description)
+        elif key == "parmtype":
+            found.setdefault(name, Parameter(name, ""))
+    return found
+
+
+def _section(path: Path, name: bytes) -> bytes:
+    """The content of a section of the 64-bit ELF file `path`. KfiberError: it has none."""
+    content = path.read_bytes()
+    with contextlib.suppress(struct.error, IndexError, OverflowError):
+        # e_shoff, then e_shentsize, e_shnum and e_shstrndx.
+        (table,) = struct.unpack_from("<Q", content, 40)
+        size, number, names = struct.unpack_from("<HHH", content, 58)
+        if content.startswith(b"\x7fELF\x02\x01") and size >= 64:
+            # sh_name, sh_offset, sh_size.
+            headers = [
+                struct.unpack_from("<I20xQQ", content, table + index * size)
+                for index in range(number)
+            ]
+            _, start, length = headers[names]
+            strings = content[start : start + length]
+            for offset, start, length in headers:
+                if strings[offset:].split(b"\0", 1)[0] == name:
+                    return content[start : start + length]
+    raise KfiberError(
+        f"cannot read {path}: it is no kernel module; hint: kfiber module build makes one"
+    )
+
+
+def check_parameters(path: Path, wanted: Mapping[str, str]) -> None:
+    """KfiberError: the module file `path` has no such parameter, or one only shows a value.
+
+    The kernel itself ignores a parameter that it does not know. Values are the module's to check.
+    """
+    known = parameters(path)
+    settable = [name for name, parameter in known.items() if not parameter.read_only]
+    for name in wanted:
+        # As the kernel compares them.
+        canonical = name.replace("-", "_")
+        if canonical in settable:
+            continue
+        if canonical in known:
+            why = f"{name} is read-only"
+        else:
+            close = difflib.get_close_matches(canonical, settable, 1)
+            why = f"it has no parameter {name}" + (f", did you mean {close[0]}?" if close else "")
+        raise KfiberError(
+            f"cannot load the module: {why}; hint: its parameters are {', '.join(settable)}"
+        )
+
+
+def load(path: Path, wanted: Mapping[str, str] | None = None) -> None:
+    """Loads fiber.ko into the running kernel with the parameters `wanted`.
+
+    KfiberError: no right to, a parameter is wrong, or the kernel refused.
+    """
+    values = wanted or {}
+    words = [f"{name}={value}" for name, value in values.items()]
     command = [_tool("insmod"), str(path.resolve()), *words]
-    _privileged(command, "loading the module", "dmesg tells why")
+    _need_root(command, "loading the module")
+    check_parameters(path, values)
+    result = subprocess.run(command, capture_output=True, text=True)
+    if not result.returncode:
+        return
+    why, hint = _complaint(result), "dmesg tells why"
+    # As kmod words EINVAL and EEXIST.
+    if values and re.search("invalid parameter", why, re.IGNORECASE):
+        known = parameters(path)
+        why = f"the module refused a value in {' '.join(words)}"
+        told = (known.get(name.replace("-", "_")) for name in values)
+        hint = "; ".join(f"{each.name}: {each.description}" for each in told if each)
+    elif SYSFS.exists() and "File exists" in why:
+        why, hint = "it is loaded already", "kfiber module unload"
+    raise KfiberError(f"loading the module failed: {why}; hint: {hint}")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may open the device: its mode, and the name of its group."""
+
+    mode: int
+    group: str
+
+    def __str__(self) -> str:
+        return f"{DEVICE} has mode {self.mode:04o} and group {self.group}: {self.users}"
+
+    @property
+    def users(self) -> str:
+        """The users, in words."""
+        read_write = stat.S_IROTH | stat.S_IWOTH
+        if self.mode & read_write == read_write:
+            return "every user may use it"
+        read_write = stat.S_IRGRP | stat.S_IWGRP
+        if self.mode & read_write == read_write and self.group != "root":
+            return f"root and the members of group {self.group} may use it"
+        return "only root may use it"
+
+    @property
+    def hint(self) -> str | None:
+        """How another user gets to use it; None if every user may."""
+        if self.users.startswith("every"):
+            return None
+        if self.users.startswith("only"):
+            return f"groupadd --system {GROUP}, then kfiber module load gives it to that group"
+        return f"usermod -aG {self.group} USER, then USER logs in again"
+
+
+def access() -> Access | None:
+    """Who may open the device now; None without a device."""
+    try:
+        status = DEVICE.stat()
+    except OSError:
+        return None
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    return Access(stat.S_IMODE(status.st_mode), group)
+
+
+def group_id(name: str) -> int:
+    """The number of the group `name`, which may be a number. KfiberError: there is none."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise KfiberError(
+            f"cannot give {DEVICE} to group {name}: there is no such group; "
+            f"hint: groupadd --system {name}"
+        ) from None
+
+
+def share(group: str | None = None, mode: int | None = None) -> Access:
+    """Gives the device to `group` with `mode`, and returns who may use it now.
+
+    Without `group` it is the group `fiber` if there is one, else root. Without `mode` it is 0660
+    for a group that is not root, else 0600, which is the kernel's. KfiberError: there is no such
+    group, or no device.
+    """
+    if group is None:
+        group = GROUP if any(entry.gr_name == GROUP for entry in grp.getgrall()) else "root"
+    number = group_id(group)
+    if mode is None:
+        mode = 0o660 if number else 0o600
+    # udev may be about to apply its own rule.
+    if udevadm := shutil.which("udevadm"):
+        subprocess.run([udevadm, "settle", "--timeout=10"], capture_output=True, check=False)
+    try:
+        # Never open to the wrong group, not for a moment.
+        DEVICE.chmod(0o600)
+        os.chown(DEVICE, 0, number)
+        DEVICE.chmod(mode)
+    except OSError as error:
+        raise KfiberError(
+            f"cannot give {DEVICE} to its users: {error.strerror}; "
+            "hint: the module is loaded, but this /dev does not show its devices (a container?)"
+        ) from None
+    return Access(mode, group)
 
 
 def unload() -> None:
     """Unloads the module. KfiberError: it is in use, not loaded, or there is no right to."""
     if not SYSFS.exists():
-        raise KfiberError("the module is not loaded; mend: kfiber module load")
+        raise KfiberError("the module is not loaded; hint: kfiber module load")
     command = [_tool("rmmod"), "fiber"]
-    _privileged(command, "unloading the module", "end its users, kfiber ps lists them")
+    _need_root(command, "unloading the module")
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise KfiberError(
+            f"unloading the module failed: {_complaint(result)}; "
+            "hint: end its users, kfiber ps lists them"
+        )
 
 
 @dataclass(frozen=True)
 class Status:
     """What can be said about the module; None for what is not to be known without it.
 
-    `parameters` has the read-only counters too: processes, threads and fibers alive now.
+    `abi` is the version that the module reports: None if the device cannot be opened or does not
+    answer. `denied` says that this user may not open it. `access` says who may. `parameters` has
+    the read-only counters too: processes, threads and fibers alive now.
     """
 
     loaded: bool
     device: bool
+    denied: bool
+    access: str | None
     version: str | None
     abi: int | None
     users: int | None
@@ -185,27 +410,28 @@ class Status:
 
     @property
     def usable(self) -> bool:
-        """Whether this package can use it."""
-        return self.abi == ABI_VERSION
+        """Whether this user can use the module. Which requests it knows is found by using them."""
+        return self.abi is not None
 
 
-def _abi() -> int | None:
+def _ask_abi() -> tuple[int | None, bool]:
+    """The ABI version that the module reports, or None; and whether we may not open the device."""
     try:
         descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
+    except OSError as error:
+        return None, error.errno in (errno.EACCES, errno.EPERM)
     try:
-        return fcntl.ioctl(descriptor, _IOC_VERSION)
+        return fcntl.ioctl(descriptor, _IOC_VERSION), False
     except OSError as error:
         if error.errno != errno.ENOTTY:
             raise
-        return None
+        return None, False
     finally:
         os.close(descriptor)
 
 
 def _attribute(path: Path) -> str | None:
-    """What an attribute says; None without the module, which may go at any time."""
+    """The content of an attribute; None without the module, which may go at any time."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -220,11 +446,15 @@ def _parameters() -> dict[str, str]:
 def status() -> Status:
     """Looks. The calling process has an entry in the module from then on, if it is loaded."""
     users = _attribute(SYSFS / "refcnt")
+    abi, denied = _ask_abi()
+    may = access()
     return Status(
         loaded=SYSFS.exists(),
-        device=DEVICE.exists(),
+        device=may is not None,
+        denied=denied,
+        access=str(may) if may else None,
         version=_attribute(SYSFS / "version"),
-        abi=_abi(),
+        abi=abi,
         users=int(users) if users is not None else None,
         parameters=_parameters(),
     )

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from kfiber import module
 from kfiber.cli import VERBS, main
 
 
@@ -33,7 +34,20 @@ def test_the_version_is_printed():
     assert kfiber("--version").stdout == "kfiber 0.1.0\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["ps", "x"], ["module", "load", "novalue"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["ps", "x"],
+        ["module", "load", "novalue"],
+        ["module", "load", "--mode", "0777"],
+        ["module", "load", "--mode", "0400"],
+        ["module", "load", "--mode", "rw"],
+        ["vm", "run", "--parameter", "novalue", "--", "true"],
+        ["vm", "run", "--kernel", "5.4", "--", "true"],
+    ],
+)
 def test_a_wrong_line_exits_with_2(arguments):
     assert kfiber(*arguments).returncode == 2
 
@@ -52,7 +66,7 @@ def test_without_a_module_ps_says_so(tmp_path, capsys, monkeypatch):
     assert main(["ps"]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "mend: sudo kfiber ps" in err
+    assert "hint: sudo kfiber ps" in err
 
 
 def test_a_closed_pipe_is_no_crash():
@@ -66,16 +80,50 @@ def test_a_closed_pipe_is_no_crash():
     assert run.stderr == ""
 
 
-def test_doctor_names_a_mend_for_all_that_is_not_well():
+def test_doctor_gives_a_hint_for_all_that_is_not_well():
     found = json.loads(kfiber("doctor", "--json").stdout)
     assert {finding["part"] for finding in found} >= {"virtual machine", "this kernel"}
-    assert all(finding["mend"] for finding in found if not finding["ok"])
+    assert all(finding["hint"] for finding in found if not finding["ok"])
 
 
 def test_doctor_without_qemu_says_how_to_get_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("kfiber.cli.doctor._path", lambda: str(tmp_path))
     assert main(["doctor"]) == 1
-    assert "mend: apt-get install qemu-system-x86\n" in capsys.readouterr().out
+    assert "hint: apt-get install qemu-system-x86\n" in capsys.readouterr().out
+
+
+def test_doctor_explains_a_device_that_may_not_be_opened(capsys, monkeypatch):
+    status = module.Status(True, True, True, None, "0.1.0", None, 0, {})
+    monkeypatch.setattr(module, "status", lambda: status)
+    monkeypatch.setattr(module, "access", lambda: module.Access(0o660, "fiber"))
+    main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    (number,) = [at for at, line in enumerate(lines) if "you may not open /dev/fiber" in line]
+    assert "permission denied" in lines[number]
+    assert "mode 0660 and group fiber" in lines[number]
+    assert lines[number + 1] == (
+        "     hint: as root: usermod -aG fiber USER, then USER logs in again"
+    )
+
+
+def test_loading_says_who_may_use_the_device(capsys, monkeypatch):
+    done = []
+    monkeypatch.setattr(module, "build", lambda: "fiber.ko")
+    monkeypatch.setattr(module, "load", lambda path, parameters: done.append((path, parameters)))
+    monkeypatch.setattr(module, "group_id", lambda name: 7)
+
+    def share(group, mode):
+        done.append((group, mode))
+        return module.Access(0o660, group)
+
+    monkeypatch.setattr(module, "share", share)
+    assert main(["module", "load", "--group", "dev", "--mode", "660", "lookup=hash"]) == 0
+    assert done == [("fiber.ko", {"lookup": "hash"}), ("dev", 0o660)]
+    assert capsys.readouterr().out == (
+        "loaded; /dev/fiber has mode 0660 and group dev: "
+        "root and the members of group dev may use it\n"
+        "hint: for another user, as root: usermod -aG dev USER, then USER logs in again\n"
+    )
 
 
 def test_no_colour_in_a_pipe():

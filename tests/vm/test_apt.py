@@ -105,7 +105,7 @@ def test_another_suite_is_on_the_same_mirror_with_the_same_key(suite):
 
 
 def test_a_machine_without_debian_is_told_so():
-    with pytest.raises(VmError, match=r"no archive of Debian bookworm .*; mend: ") as caught:
+    with pytest.raises(VmError, match=r"no archive of Debian bookworm .*; hint: ") as caught:
         debian_sources(MACHINE[:4], "bookworm", "bookworm")
     assert caught.value.status == MISSING
 
@@ -119,10 +119,10 @@ def test_an_unreachable_mirror_is_one_line_soon(tmp_path):
     assert time.monotonic() - start < 60
     assert caught.value.status == MISSING
     assert "\n" not in str(caught.value)
-    assert "; mend: " in str(caught.value)
+    assert "; hint: " in str(caught.value)
 
 
 def test_apts_state_stays_in_its_directory(tmp_path):
     apt = Apt(tmp_path, [Source("http://127.0.0.1:9/debian", "bookworm", ("main",))])
-    with pytest.raises(VmError, match=r"no package linux-image-amd64 in bookworm; mend: "):
+    with pytest.raises(VmError, match=r"no package linux-image-amd64 in bookworm; hint: "):
         apt.show("linux-image-amd64")

@@ -83,7 +83,7 @@ def test_keeps_what_building_modules_needs(tree):
 
 def test_an_option_that_did_not_take_is_told(tree):
     cache = tree(lost="CONFIG_KASAN=y")
-    with pytest.raises(VmError, match=r"has no CONFIG_KASAN=y; mend: ") as caught:
+    with pytest.raises(VmError, match=r"has no CONFIG_KASAN=y; hint: ") as caught:
         debug.get()
     assert caught.value.status == MISSING
     assert [path.name for path in (cache / "kernels").iterdir()] == [".debug-lock"]
@@ -91,7 +91,7 @@ def test_an_option_that_did_not_take_is_told(tree):
 
 def test_a_failed_build_leaves_its_log_only(tree):
     cache = tree(build="echo 'fork.c:1: error: something' && false")
-    with pytest.raises(VmError, match=r"`make -j\d+ bzImage` failed .*; mend: ") as caught:
+    with pytest.raises(VmError, match=r"`make -j\d+ bzImage` failed .*; hint: ") as caught:
         debug.get()
     log = cache / "log/debug-kernel.log"
     assert str(log) in str(caught.value)
@@ -102,7 +102,7 @@ def test_a_failed_build_leaves_its_log_only(tree):
 def test_missing_tools_are_told_before_anything_is_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(debug, "_TOOLS", ("make", "no-such-tool"))
-    with pytest.raises(VmError, match=r"^no no-such-tool, .*; mend: apt-get install ") as caught:
+    with pytest.raises(VmError, match=r"^no no-such-tool, .*; hint: apt-get install ") as caught:
         debug.get()
     assert caught.value.status == MISSING
 

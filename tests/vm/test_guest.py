@@ -50,6 +50,15 @@ def test_it_is_root_with_the_module():
     assert Path("/dev/fiber").is_char_device()
 
 
+def test_every_user_may_use_the_device():
+    assert Path("/dev/fiber").stat().st_mode & 0o777 == 0o666
+
+
+@pytest.mark.parametrize("name", ["panic_on_oops", "panic_on_warn"])
+def test_the_first_problem_ends_the_machine(name):
+    assert Path("/proc/sys/kernel", name).read_text() == "1\n"
+
+
 def test_the_hosts_files_can_be_written_to_no_effect_there():
     path = Path(__file__).with_name("written-in-the-guest")
     path.write_text("x")

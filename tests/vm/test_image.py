@@ -60,6 +60,6 @@ def test_modules_come_behind_what_they_need(modules):
 
 
 def test_a_missing_module_is_named(modules):
-    with pytest.raises(VmError, match=r"no module nowhere; mend: ") as caught:
+    with pytest.raises(VmError, match=r"no module nowhere; hint: ") as caught:
         module_chain(modules, ["broken"])
     assert caught.value.status == MISSING

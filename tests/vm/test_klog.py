@@ -3,7 +3,7 @@
 
 import pytest
 
-from kfiber.vm.klog import problems
+from kfiber.vm.klog import problems, refused_parameter
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,18 @@ def test_a_problem(line, stamp):
 )
 def test_no_problem(line):
     assert problems(f"[    1.234567] {line}\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("fiber: `0' invalid for parameter `max_fibers'", "max_fibers=0"),
+        ("fiber: `a b' invalid for parameter `lookup'", "lookup=a b"),
+        ("fiber: unknown parameter 'x' ignored", None),
+    ],
+)
+def test_a_parameter_that_the_module_refused(line, refused):
+    assert refused_parameter(f"[    1.0] before\n[    1.234567] {line}\n") == refused
 
 
 def test_a_report_is_cut_out_whole():

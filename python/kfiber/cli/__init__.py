@@ -17,7 +17,7 @@ VERBS = ("doctor", "ps", "module", "vm")
 
 EPILOG = """\
 examples:
-  kfiber doctor                 what this machine can do, and how to mend what it cannot
+  kfiber doctor                 what this machine can do, and how to get the rest
   kfiber vm run -- cat /dev/fiber
                                 a command in a virtual machine with the module loaded
   sudo kfiber module load       build the module and load it here

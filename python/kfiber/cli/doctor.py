@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`kfiber doctor`: what this machine can do, what is missing, and the command that mends it."""
+"""`kfiber doctor`: what this machine can do, what is missing, and a hint how to get it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Exits with 0 if at least one of the two is complete, else with 1.
 
 examples:
   kfiber doctor
-  kfiber doctor --json | jq '.[] | select(.ok | not).mend'
+  kfiber doctor --json | jq '.[] | select(.ok | not).hint'
 """
 
 VM = "virtual machine"
@@ -42,7 +42,7 @@ class Finding:
     name: str
     ok: bool
     says: str
-    mend: str | None = None
+    hint: str | None = None
 
 
 def _path() -> str:
@@ -51,27 +51,29 @@ def _path() -> str:
 
 def _tool(part: str, name: str, package: str) -> Finding:
     found = shutil.which(name, path=_path())
-    mend = None if found else f"apt-get install {package}"
-    return Finding(part, name, found is not None, found or "not installed", mend)
+    hint = None if found else f"apt-get install {package}"
+    return Finding(part, name, found is not None, found or "not installed", hint)
 
 
 def _headers() -> Finding:
     try:
         return Finding(HERE, "headers", True, str(module.running_build_dir()))
     except KfiberError as error:
-        says, _, mend = str(error).partition("; mend: ")
-        return Finding(HERE, "headers", False, says, mend)
+        says, _, hint = str(error).partition("; hint: ")
+        return Finding(HERE, "headers", False, says, hint)
 
 
 def _loaded() -> Finding:
     status = module.status()
     name = "module"
     if status.usable:
-        return Finding(HERE, name, True, f"loaded, version {status.version}, ABI {status.abi}")
-    if status.abi is not None:
-        says = f"loaded with ABI {status.abi}, this package speaks {module.ABI_VERSION}"
-        mend = f"{_as_root('unload')} && {_as_root('load')}"
-        return Finding(HERE, name, False, says, mend)
+        says = f"loaded, version {status.version}, it reports ABI {status.abi}"
+        return Finding(HERE, name, True, says)
+    if status.denied:
+        may = module.access()
+        says = f"loaded, but you may not open {module.DEVICE}: permission denied; {may}"
+        hint = (may.hint if may else None) or f"look at the folders above {module.DEVICE}"
+        return Finding(HERE, name, False, says, f"as root: {hint}")
     if status.loaded:
         return Finding(HERE, name, False, f"loaded, but {module.DEVICE} does not answer", "dmesg")
     return Finding(HERE, name, False, "not loaded", _as_root("load"))
@@ -97,15 +99,15 @@ def _signatures() -> Finding:
     enforced = _word(Path("/sys/module/module/parameters/sig_enforce"))
     strict = (lockdown or "none") != "none" or enforced == "Y"
     says = f"lockdown: {lockdown or 'not there'}, signatures required: {enforced or 'not there'}"
-    mend = "sign fiber.ko with a key that this machine trusts, or turn Secure Boot off"
-    return Finding(HERE, "signatures", not strict, says, mend if strict else None)
+    hint = "sign fiber.ko with a key that this machine trusts, or turn Secure Boot off"
+    return Finding(HERE, "signatures", not strict, says, hint if strict else None)
 
 
 def _busybox() -> Finding:
     path = Path("/bin/busybox")
     ok = path.exists()
-    mend = None if ok else "apt-get install busybox-static"
-    return Finding(VM, "busybox", ok, str(path) if ok else "not installed", mend)
+    hint = None if ok else "apt-get install busybox-static"
+    return Finding(VM, "busybox", ok, str(path) if ok else "not installed", hint)
 
 
 def _acceleration() -> Finding:
@@ -119,8 +121,8 @@ def _memory() -> Finding:
     free = next(int(words[1]) for words in lines if words[0] == "MemAvailable:") // 1024
     enough = free >= Machine.memory
     says = f"{free} MB free, a guest takes up to {Machine.memory}"
-    mend = None if enough else f"kfiber vm run --memory {max(free // 2, 256)}"
-    return Finding(NOTE, "memory", enough, says, mend)
+    hint = None if enough else f"kfiber vm run --memory {max(free // 2, 256)}"
+    return Finding(NOTE, "memory", enough, says, hint)
 
 
 def _fibers() -> Finding:
@@ -128,8 +130,8 @@ def _fibers() -> Finding:
     try:
         from kfiber._native import swap
     except ImportError as error:
-        mend = "install kfiber with a C compiler and this Python's headers there"
-        return Finding(NOTE, "fibers", False, f"not in this Python: {error}", mend)
+        hint = "install kfiber with a C compiler and this Python's headers there"
+        return Finding(NOTE, "fibers", False, f"not in this Python: {error}", hint)
     return Finding(NOTE, "fibers", True, f"thread states are swapped the {swap()} way")
 
 
@@ -156,7 +158,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the verb."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say what this machine can do, and how to mend the rest",
+        help="say what this machine can do, and how to get the rest",
         description="Looks at what this machine can do. Changes nothing.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -180,8 +182,8 @@ def _print(found: list[Finding]) -> None:
         if color:
             mark = f"\033[{32 if finding.ok else 31}m{mark}\033[0m"
         print(f"  {mark} {finding.name}: {finding.says}")
-        if finding.mend:
-            print(f"     mend: {finding.mend}")
+        if finding.hint:
+            print(f"     hint: {finding.hint}")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -15,11 +15,24 @@ examples:
   kfiber module build                    for the running kernel, into your cache
   sudo kfiber module load                build if need be, and load
   sudo kfiber module load max_fibers=1000
+  sudo kfiber module load --group dev    for root and the members of group dev
   kfiber module status --json
   sudo kfiber module unload
 
 The module runs in your kernel with all its rights. To try it without that,
 use: kfiber vm run
+"""
+
+
+LOAD_EPILOG = """\
+`modinfo $(kfiber module build)` describes the parameters. Whoever may open
+/dev/fiber may have fibers and use kernel memory for them, up to the limits
+that the parameters set. The kernel gives it to root only. A udev rule can do
+the same as --group at each boot: docs/howto/module.md.
+
+examples:
+  sudo kfiber module load lookup=hash
+  sudo kfiber module load --mode 0666    for everybody
 """
 
 
@@ -29,6 +42,17 @@ def parameter(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def mode(text: str) -> int:
+    """An octal file mode that lets the device's owner, root, use it."""
+    try:
+        value = int(text, 8)
+    except ValueError:
+        value = -1
+    if value & ~0o666 or value & 0o600 != 0o600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode from 0600 to 0666")
+    return value
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,8 +71,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     build.add_argument("--release", help="that kernel's version")
     build.set_defaults(main=build_main)
 
-    load = actions.add_parser("load", help="load it, built first if need be")
+    load = actions.add_parser(
+        "load",
+        help="load it, built first if need be",
+        description="Loads the module into this kernel, and says who may use /dev/fiber then.",
+        epilog=LOAD_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     load.add_argument("parameters", nargs="*", type=parameter, metavar="NAME=VALUE")
+    load.add_argument(
+        "--group",
+        metavar="GROUP",
+        help=f"give the device to it (default: {module.GROUP} if there is such a group)",
+    )
+    load.add_argument(
+        "--mode",
+        type=mode,
+        metavar="MODE",
+        help="the device's mode, in octal (default: 0660 with a group, else 0600)",
+    )
     load.set_defaults(main=load_main)
 
     unload = actions.add_parser("unload", help="unload it")
@@ -66,8 +107,15 @@ def build_main(args: argparse.Namespace) -> int:
 
 
 def load_main(args: argparse.Namespace) -> int:
-    """Builds and loads."""
+    """Builds and loads; prints who may use the device."""
+    if args.group is not None:
+        # Before anything is done.
+        module.group_id(args.group)
     module.load(module.build(), dict(args.parameters))
+    access = module.share(args.group, args.mode)
+    print(f"loaded; {access}")
+    if access.hint:
+        print(f"hint: for another user, as root: {access.hint}")
     return 0
 
 
@@ -85,7 +133,9 @@ def status_main(args: argparse.Namespace) -> int:
     elif not status.loaded:
         print("not loaded")
     else:
-        print(f"loaded, version {status.version}, ABI {status.abi}, in use by {status.users}")
+        answer = "no answer" if status.abi is None else f"ABI {status.abi}"
+        print(f"loaded, version {status.version}, {answer}, in use by {status.users}")
+        print(f"  {status.access or 'no /dev/fiber'}")
         for name, value in status.parameters.items():
             print(f"  {name}={value}")
     return 0 if status.usable else 1

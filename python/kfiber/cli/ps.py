@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     if not fibers and not args.pid and not module.SYSFS.exists():
         raise KfiberError(
             "no fibers: the module is not loaded, and no process that you may debug has any of "
-            "engine local; mend: sudo kfiber ps, or look inside kfiber vm run"
+            "engine local; hint: sudo kfiber ps, or look inside kfiber vm run"
         )
     if args.json:
         text = render.to_json(fibers)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from kfiber import module
+from kfiber.cli.module import parameter
 from kfiber.vm import boot, kernels, klog
 from kfiber.vm.errors import KERNEL_PROBLEM, MISSING, NO_GUEST, TIMEOUT, VmError
 
@@ -28,6 +29,12 @@ COMMAND writes is lost. /tmp is empty but for entries that COMMAND or PATH name.
 Of the environment COMMAND sees HOME, PATH, LANG, LC_*, TERM, TZ, VIRTUAL_ENV
 and KFIBER_*; KFIBER_GUEST is 1, KFIBER_MODULE the path of the module. It runs
 as root. On a terminal it gets a terminal, and Ctrl-] ends the machine.
+
+Every user in the guest may open /dev/fiber. If COMMAND loads the module again,
+the device is root's until COMMAND does: chmod 666 /dev/fiber
+
+The guest's kernel panics on an oops and on a warning, which ends the machine at
+once. Seconds after another report of a problem the machine is ended, too.
 
 exit status:
   COMMAND's own, or 128+N if signal N ended it; but
@@ -95,6 +102,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--parameter",
         action="append",
         default=[],
+        type=parameter,
         metavar="NAME=VALUE",
         help="a parameter of the module; may be given again",
     )
@@ -127,12 +135,14 @@ def run_main(args: argparse.Namespace) -> int:
         kernel, args.cpus, args.memory, args.icount, append=args.append, accel=args.accel
     )
     fiber = None if args.no_module else module.build(kernel.build, kernel.release)
+    if fiber is not None:
+        module.check_parameters(fiber, dict(args.parameter))
     try:
         outcome = boot.run(
             args.command,
             machine,
             module=fiber,
-            parameters=args.parameter,
+            parameters=[f"{name}={value}" for name, value in args.parameter],
             timeout=args.timeout,
             channel=args.channel,
             show=args.show,

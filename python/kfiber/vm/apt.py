@@ -140,7 +140,7 @@ def debian_sources(sources: Sequence[Source], codename: str, suite: str) -> list
     if not mirrors:
         raise VmError(
             f"no archive of Debian {codename} in /etc/apt, so no kernel can be fetched; "
-            "mend: add Debian's `main` to /etc/apt/sources.list.d",
+            "hint: add Debian's `main` to /etc/apt/sources.list.d",
             status=MISSING,
         )
     if suite == codename:
@@ -166,7 +166,7 @@ class Apt:
         for tool in ("apt-get", "apt-cache", "apt-config", "dpkg"):
             if shutil.which(tool) is None:
                 raise VmError(
-                    f"no {tool}, and kernels come from Debian packages; mend: use Debian 12 or 13",
+                    f"no {tool}, and kernels come from Debian packages; hint: use Debian 12 or 13",
                     status=MISSING,
                 )
         self.sources = tuple(sources)
@@ -232,9 +232,27 @@ class Apt:
             return stanza
         suites = ", ".join(dict.fromkeys(source.suite for source in self.sources))
         raise VmError(
-            f"the mirror has no package {package} in {suites}; mend: choose another with --kernel",
+            f"the mirror has no package {package} in {suites}; hint: choose another with --kernel",
             status=MISSING,
         )
+
+    def closure(self, packages: Sequence[str], followed: re.Pattern[str]) -> list[str]:
+        """`packages` and all that they depend on, as far as the names match `followed`.
+
+        Of alternatives the first counts. Raises VmError if one of them is missing.
+        """
+        found: list[str] = []
+        todo = list(packages)
+        while todo:
+            package = todo.pop(0)
+            if package in found:
+                continue
+            found.append(package)
+            for group in self.show(package).get("depends", "").split(","):
+                name = re.match(r"\s*([a-z0-9.+-]+)", group)
+                if name and followed.fullmatch(name[1]):
+                    todo.append(name[1])
+        return found
 
     def download(self, packages: Sequence[str], into: Path) -> list[Path]:
         """Fetch the .deb files of `packages` into the directory `into`, with progress.
@@ -285,14 +303,14 @@ class Apt:
         except subprocess.TimeoutExpired:
             raise VmError(
                 f"`{shlex.join(argv[:3])}` did not end within {seconds:.0f} s, the mirror may "
-                "be down; mend: check the network, then run again",
+                "be down; hint: check the network, then run again",
                 status=MISSING,
             ) from None
         if status != 0 and not missing_ok:
             why = _complaint(error.read_text(errors="replace"))
             raise VmError(
                 f"Debian's kernel packages cannot be had: {why}; "
-                "mend: check the network and `apt-get update`, then run again",
+                "hint: check the network and `apt-get update`, then run again",
                 status=MISSING,
             )
         return out.read_text(errors="replace")

@@ -26,7 +26,7 @@ from typing import BinaryIO
 from kfiber.module import cache, locked
 from kfiber.vm import klog
 from kfiber.vm.clock import tsc_khz
-from kfiber.vm.errors import MISSING, NO_GUEST, TIMEOUT, VmError
+from kfiber.vm.errors import KERNEL_PROBLEM, MISSING, NO_GUEST, TIMEOUT, VmError
 from kfiber.vm.image import PROBE_TOKEN, initramfs, probe_image
 from kfiber.vm.kernel import Kernel
 from kfiber.vm.progress import shown
@@ -37,10 +37,11 @@ CHANNEL = "/dev/vport0p4"
 
 # Kernel parameters. An emulated processor may stand still for seconds while the host is busy, which
 # is no news about the guest. With caches of its own (slab_nomerge) the module cannot be unloaded
-# without a complaint as long as anything of it is in memory.
+# without a complaint as long as anything of it is in memory. The kernel panics on the first oops or
+# warning, and a panic ends the machine at once (panic=-1, and QEMU's -no-reboot).
 _PARAMETERS = (
     "console=ttyS0 loglevel=5 panic=-1 nokaslr no5lvl watchdog_thresh=60 "
-    "rcupdate.rcu_cpu_stall_timeout=120 slab_nomerge"
+    "rcupdate.rcu_cpu_stall_timeout=120 slab_nomerge oops=panic panic_on_warn=1"
 )
 # What a command sees of its caller's environment, besides what starts with one of _PREFIXES.
 _VARIABLES = ("HOME", "LANG", "LANGUAGE", "PATH", "TERM", "TZ", "VIRTUAL_ENV")
@@ -51,6 +52,9 @@ _CONTROL_IN_GUEST = "/dev/vport0p5"
 _MODULE_IN_GUEST = "/run/kfiber/fiber.ko"
 _PR_SET_PDEATHSIG = 1
 _PROBE_SECONDS = 5.0
+# The rest of a report that did not make the kernel panic (lockdep's) has this long to come out.
+_REPORT_SECONDS = 15.0
+_POLL_SECONDS = 1.0
 # The debug kernel looks for leaks then.
 _TEARDOWN_SECONDS = 300.0
 
@@ -121,7 +125,7 @@ def run(
     program = shutil.which(argv[0], path=variables["PATH"])
     if program is None:
         raise VmError(
-            f"no command {argv[0]}; mend: install it here, the guest sees this machine's files",
+            f"no command {argv[0]}; hint: install it here, the guest sees this machine's files",
             status=127,
         )
     command = [str(directory / program), *argv[1:]]
@@ -223,6 +227,8 @@ class _Guest:
         self._machine = machine
         self._image = image
         self._received = b""
+        self._log_position = 0
+        self._trouble_since: float | None = None
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> _Guest:
@@ -288,14 +294,26 @@ class _Guest:
     def expect(self, word: str, seconds: float | None) -> str:
         """What follows `word` in the guest's next line, which must come within `seconds`.
 
-        Raises VmError if it does not, or if the guest dies.
+        Raises VmError if it does not, if the guest dies, or soon after its kernel reported a
+        problem. After the command has ended the report has time enough.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         while b"\n" not in self._received:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left = _POLL_SECONDS
+            if deadline is not None:
+                left = min(left, max(0.0, deadline - time.monotonic()))
             ready, _, _ = select.select([self.control, self._woken], [], [], left)
             if not ready:
-                raise self._late(word, seconds or 0.0)
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise self._late(word, seconds or 0.0)
+                if word != "done" and self._is_in_trouble():
+                    raise VmError(
+                        "the machine was ended: its kernel had reported a problem; "
+                        "hint: see above, or its kernel log (--log FILE)",
+                        status=KERNEL_PROBLEM,
+                        log=self.log(),
+                    )
+                continue
             self.check_readers()
             with contextlib.suppress(ConnectionResetError):
                 if data := self.control.recv(4096):
@@ -307,20 +325,33 @@ class _Guest:
         if said != word:
             raise VmError(
                 f"the guest said {said!r} and not {word!r}; "
-                f"mend: leave {_CONTROL_IN_GUEST} alone, it belongs to kfiber",
+                f"hint: leave {_CONTROL_IN_GUEST} alone, it belongs to kfiber",
                 status=NO_GUEST,
                 log=self.log(),
             )
         return rest
 
+    def _is_in_trouble(self) -> bool:
+        """Whether the kernel reported a problem more than _REPORT_SECONDS ago."""
+        if self._trouble_since is None:
+            size = os.fstat(self._log.fileno()).st_size
+            new = os.pread(self._log.fileno(), size - self._log_position, self._log_position)
+            whole = new[: new.rfind(b"\n") + 1]
+            self._log_position += len(whole)
+            lines = whole.decode(errors="replace").splitlines()
+            if any(klog.is_problem(line) for line in lines):
+                self._trouble_since = time.monotonic()
+            return False
+        return time.monotonic() > self._trouble_since + _REPORT_SECONDS
+
     def _late(self, word: str, seconds: float) -> VmError:
         if word == "status":
-            message = f"the command did not end within {seconds:g} s; mend: a longer --timeout"
+            message = f"the command did not end within {seconds:g} s; hint: a longer --timeout"
             return VmError(message, status=TIMEOUT, log=self.log())
         what = "start" if word == "ready" else "end"
         return VmError(
             f"the guest did not {what} within {seconds:g} s; "
-            "mend: see its kernel log (--log FILE), or try when the machine is less busy",
+            "hint: see its kernel log (--log FILE), or try when the machine is less busy",
             status=NO_GUEST,
             log=self.log(),
         )
@@ -334,8 +365,10 @@ class _Guest:
         said = re.findall(r"^kfiber: guest: (.*)", log, re.MULTILINE)
         when = "while it started" if word == "ready" else "under the command"
         why = said or errors[-1:] or ["it stopped without a word"]
+        if refused := klog.refused_parameter(log):
+            why = [f"the module refused {refused}"]
         return VmError(
-            f"the guest died {when}: {why[-1]}; mend: see its kernel log (--log FILE)",
+            f"the guest died {when}: {why[-1]}; hint: see its kernel log (--log FILE)",
             status=NO_GUEST,
             log=log,
         )
@@ -397,7 +430,7 @@ def qemu() -> str:
     if program is None:
         raise VmError(
             "no qemu-system-x86_64, which the guest runs in; "
-            "mend: apt-get install --no-install-recommends qemu-system-x86",
+            "hint: apt-get install --no-install-recommends qemu-system-x86",
             status=MISSING,
         )
     return program

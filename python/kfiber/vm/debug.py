@@ -60,7 +60,7 @@ def _make(link: Path) -> None:
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
         raise VmError(
             f"no {', '.join(missing)}, which building a kernel needs; "
-            f"mend: apt-get install bc bison flex gcc libelf-dev make perl tar xz-utils",
+            f"hint: apt-get install bc bison flex gcc libelf-dev make perl tar xz-utils",
             status=MISSING,
         )
     # Of one that was killed: we have the lock, so nobody is at it.
@@ -107,7 +107,7 @@ def _configure(tree: Path, scratch: Path, suffix: str) -> str:
     lost = [line for line in lost if not line.endswith("=n")]
     if lost:
         raise VmError(
-            f"this kernel has no {', '.join(lost)}; mend: correct {CONFIG}", status=MISSING
+            f"this kernel has no {', '.join(lost)}; hint: correct {CONFIG}", status=MISSING
         )
     done = subprocess.run(
         ["make", "-s", "kernelrelease"], cwd=tree, stdout=subprocess.PIPE, text=True, check=True
@@ -144,7 +144,7 @@ def _run(argv: list[str], scratch: Path, *, cwd: Path | None = None) -> None:
         shutil.copyfile(out, log)
         raise VmError(
             f"`{shlex.join(argv[:3])}` failed ({why}) while the debug kernel was built; "
-            f"mend: the end of {log} says what is missing",
+            f"hint: the end of {log} says what is missing",
             status=MISSING,
         )
 

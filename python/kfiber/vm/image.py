@@ -17,8 +17,9 @@ from kfiber.vm.kernel import Kernel
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 # What init.sh, session.sh and the command's script use, besides what is built into the shell.
 _APPLETS = (
-    *("cat", "cp", "dmesg", "env", "grep", "hostname", "ifconfig", "insmod", "ln", "mkdir"),
-    *("mkfifo", "mount", "mv", "poweroff", "rmmod", "sed", "setsid", "sh", "sleep", "switch_root"),
+    *("cat", "chmod", "cp", "dmesg", "env", "grep", "hostname", "ifconfig", "insmod", "ln"),
+    *("mkdir", "mkfifo", "mount", "mv", "poweroff", "rmmod", "sed", "setsid", "sh", "sleep"),
+    "switch_root",
 )
 _SCRIPTS = Path(__file__).parent
 
@@ -102,7 +103,7 @@ def module_chain(modules: Path, wanted: Iterable[str]) -> dict[str, bytes]:
         if name not in paths:
             raise VmError(
                 f"the kernel in {modules} has no module {name}; "
-                f"mend: rm -r {modules.parents[2]}, and it is fetched again",
+                f"hint: rm -r {modules.parents[2]}, and it is fetched again",
                 status=MISSING,
             )
         content = read_module(paths[name])
@@ -157,7 +158,7 @@ def _add_busybox(archive: Cpio) -> None:
     # The guest starts without libraries: a program that names its loader is of no use there.
     if not content or b"/ld-linux" in content[:4096]:
         raise VmError(
-            "no static busybox, which starts the guest; mend: apt-get install busybox-static",
+            "no static busybox, which starts the guest; hint: apt-get install busybox-static",
             status=MISSING,
         )
     archive.file("bin/busybox", content, 0o755)

@@ -1,29 +1,36 @@
 # SPDX-License-Identifier: MIT
 """Kernels to boot: Debian's packages, unpacked into the user's cache and never installed.
 
-kernels/bookworm -> 6.1.0-56-amd64     the release of this suite when it was fetched
-kernels/6.1.0-56-amd64/                one kernel: its packages as `dpkg -x` unpacks them,
-    vmlinux                            and its image, unpacked
-The one with the name "debug" is built from source: debug.py.
+kernels/7.3 -> 7.3.4+deb13-amd64       the release of this series when it was fetched
+kernels/7.3.4+deb13-amd64/             one kernel: its packages as `dpkg -x` unpacks them,
+    vmlinux                            its image, unpacked if that is possible,
+    sysroot/                           and the C library of its build tools if ours is older
+The table of series is in distribution.py. The kernel "debug" is built from source: debug.py.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from kfiber.module import cache, locked
-from kfiber.vm import debug, distribution
+from kfiber.vm import debug, distribution, headers
 from kfiber.vm.apt import Apt, debian_sources, machine_sources
+from kfiber.vm.distribution import KERNELS, Offer
 from kfiber.vm.errors import MISSING, VmError
 from kfiber.vm.kernel import Kernel, unpack_image
 from kfiber.vm.progress import clear, say, show
 
-NAMES = (*distribution.SERIES.values(), "debug")
+NAMES = (*KERNELS, "debug")
 """What can be asked for: a series, or the kernel that checks itself."""
+
+# Packages that are built from the kernel's source; all but the compiler's name their release.
+_PARTS = re.compile(
+    r"linux-(?:(?:image|headers|kbuild|binary|modules|base)-\d|compiler-)[a-z0-9.+-]*"
+)
 
 
 def get(name: str | None = None) -> Kernel:
@@ -35,35 +42,25 @@ def get(name: str | None = None) -> Kernel:
     if name == "debug":
         return debug.get()
     codename = distribution.codename()
-    suite = _suite(name, codename)
+    series = distribution.SERIES.get(codename) if name is None else name
+    if series is None:
+        raise VmError(
+            f"no default kernel: kfiber does not know {codename or 'this distribution'}; "
+            f"hint: name a kernel, --kernel {'|'.join(NAMES)}",
+            status=MISSING,
+        )
+    if series not in KERNELS:
+        raise VmError(f"no kernel {series}; hint: --kernel {'|'.join(NAMES)}", status=MISSING)
     kernels = cache() / "kernels"
-    link = kernels / suite
+    link = kernels / series
     if not link.exists():
         kernels.mkdir(parents=True, exist_ok=True)
         show("waiting for another kfiber that gets a kernel")
         with locked(kernels / ".lock"):
             clear()
             if not link.exists():
-                _fetch(suite, codename, link)
+                _fetch(series, codename, link)
     return _load(link.resolve())
-
-
-def _suite(series: str | None, codename: str) -> str:
-    """The suite that has `series`, for a machine that runs the release `codename`."""
-    if series is None:
-        if codename not in distribution.SERIES:
-            raise VmError(
-                f"do not know the kernel of {codename or 'this distribution'}; "
-                "mend: name one, --kernel " + "|".join(NAMES),
-                status=MISSING,
-            )
-        return codename
-    for suite, its_series in distribution.SERIES.items():
-        if its_series == series:
-            # The backport is built by this release's compiler and against its libraries, so that
-            # modules can be built here; trixie's own wants trixie's.
-            return "bookworm-backports" if (suite, codename) == ("trixie", "bookworm") else suite
-    raise VmError(f"no kernel {series}; mend: --kernel {'|'.join(NAMES)}", status=MISSING)
 
 
 def _load(directory: Path) -> Kernel:
@@ -76,66 +73,100 @@ def _load(directory: Path) -> Kernel:
     )
 
 
-def _fetch(suite: str, codename: str, link: Path) -> None:
-    """Get the kernel of `suite` beside `link`, and let that name it once it is whole."""
-    # Of one that was killed: we have the lock, so nobody is at it.
+@dataclass(frozen=True)
+class _Candidate:
+    """A kernel that can be fetched. `version` is the upstream part, as numbers."""
+
+    offer: Offer
+    apt: Apt
+    release: str
+    version: tuple[int, ...]
+
+
+def _fetch(series: str, codename: str, link: Path) -> None:
+    """Get the newest kernel of `series` beside `link`, and let that name it once it is whole."""
+    # Leftovers of a process that was killed: we hold the lock, so nobody uses them.
     for stale in link.parent.glob(".fetch-*"):
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=link.parent) as name:
         scratch = Path(name)
-        apt = Apt(scratch / "apt", debian_sources(machine_sources(), codename, suite))
-        apt.update()
-        image = _linux_dependencies(apt, "linux-image-amd64")[0]
-        release = image.removeprefix("linux-image-")
-        headers = f"linux-headers-{release}"
-        packages = list(dict.fromkeys([image, headers, *_linux_dependencies(apt, headers)]))
-        tree = scratch / release
-        files = apt.download(packages, scratch / "packages")
-        say("unpacking")
-        for file in files:
-            apt.unpack(file, tree)
-        relocate(tree)
-        bootable = unpack_image((tree / "boot" / f"vmlinuz-{release}").read_bytes())
-        (tree / "vmlinux").write_bytes(bootable)
-        final = link.parent / release
-        # It may be there by another suite's name, and in use.
+        found = _newest(series, codename, scratch)
+        final = link.parent / found.release
+        # It may be there by another series' name, and in use.
         if not final.exists():
-            tree.rename(final)
+            _unpack(found, codename, scratch).rename(final)
         new_link = scratch / "link"
-        new_link.symlink_to(release)
+        new_link.symlink_to(found.release)
         new_link.rename(link)
 
 
-def _linux_dependencies(apt: Apt, package: str) -> list[str]:
-    """What `package` depends on, as far as it is built from the kernel's source."""
-    depends = apt.show(package).get("depends", "")
-    return re.findall(r"(?:^|,)\s*(linux-(?:image|headers|kbuild|compiler)-[a-z0-9.+-]+)", depends)
+def _newest(series: str, codename: str, scratch: Path) -> _Candidate:
+    """The newest kernel of `series` that the mirror has. VmError: it has none."""
+    found: list[_Candidate] = []
+    # Of two equal versions the one built for this release is better: its tools run here as they
+    # are, and this release's compiler is the one that it was built with.
+    offers = sorted(KERNELS[series], key=lambda offer: offer.release != codename)
+    for offer in offers:
+        try:
+            found.append(_look(series, offer, codename, scratch / f"apt-{offer.suite}"))
+        except VmError as error:
+            if len(offers) == 1:
+                raise
+            if offer == offers[-1] and not found:
+                raise VmError(
+                    f"no suite has a kernel {series}, the last one tried says: {error}",
+                    status=MISSING,
+                ) from None
+            say(f"passing over {offer.suite}: {error}")
+    return max(found, key=lambda candidate: candidate.version)
 
 
-def relocate(tree: Path) -> None:
-    """Make the packages unpacked in `tree` work from where they are.
+def _look(series: str, offer: Offer, codename: str, home: Path) -> _Candidate:
+    """The kernel that `offer` is now. VmError: its suite cannot be read, or has another series."""
+    apt = Apt(home, debian_sources(machine_sources(), codename, offer.suite))
+    apt.update()
+    fields = apt.show(offer.image)
+    image = re.search(r"linux-image-(\d[a-z0-9.+-]*)", fields.get("depends", ""))
+    if image is None or not image[1].startswith(f"{series.removesuffix('-rt')}."):
+        raise VmError(
+            f"{offer.suite} has no kernel {series}: its {offer.image} is "
+            f"{fields.get('version', 'of no version')}; hint: choose another with --kernel",
+            status=MISSING,
+        )
+    upstream = fields["version"].rpartition("-")[0]
+    return _Candidate(offer, apt, image[1], tuple(map(int, re.findall(r"\d+", upstream))))
 
-    Their links and Makefiles name each other by absolute paths.
-    """
-    for directory, directories, files in os.walk(tree):
-        for name in [*directories, *files]:
-            path = Path(directory, name)
-            if path.is_symlink() and (target := path.readlink()).is_absolute():
-                path.unlink()
-                path.symlink_to(os.path.relpath(tree / target.relative_to("/"), directory))
-    # From trixie on the packages put below usr/lib what was below lib.
-    if not (tree / "lib").exists():
-        (tree / "lib").symlink_to("usr/lib")
-    for headers in (tree / "usr/src").glob("linux-headers-*"):
-        makefile = headers / "Makefile"
-        if makefile.is_file() and not makefile.is_symlink():
-            here = "$(dir $(lastword $(MAKEFILE_LIST)))"
-            text = makefile.read_text()
-            makefile.write_text(
-                re.sub(r"^include /usr/src/", f"include {here}../", text, flags=re.MULTILINE)
-            )
-        # Type information for modules would need the kernel's own, which no package has here.
-        for config in (headers / "include/config").glob("auto.conf*"):
-            config.write_text(
-                re.sub(r"(?m)^CONFIG_DEBUG_INFO_BTF_MODULES=y\n", "", config.read_text())
-            )
+
+def _unpack(found: _Candidate, codename: str, scratch: Path) -> Path:
+    """Fetch and unpack the packages of a kernel, and make them work from where they are."""
+    tree = scratch / found.release
+    parts = [f"linux-image-{found.release}", f"linux-headers-{found.release}"]
+    packages = found.apt.closure(parts, _PARTS)
+    files = found.apt.download(packages, scratch / "packages")
+    say("unpacking")
+    for file in files:
+        found.apt.unpack(file, tree)
+    headers.relocate(tree)
+    kbuild = next((name for name in packages if name.startswith("linux-kbuild-")), "")
+    if kbuild and headers.needs_newer_libraries(depends := found.apt.show(kbuild)["depends"]):
+        release = debian_sources(machine_sources(), codename, found.offer.release)
+        apt = Apt(scratch / "apt-libraries", release)
+        apt.update()
+        libraries = apt.closure(re.findall(headers.LIBRARIES, depends), headers.LIBRARIES)
+        for file in apt.download(libraries, scratch / "libraries"):
+            apt.unpack(file, tree / headers.SYSROOT)
+        headers.wrap_tools(tree)
+    (tree / "vmlinux").write_bytes(unpack_image(_image(tree, found.release).read_bytes()))
+    return tree
+
+
+def _image(tree: Path, release: str) -> Path:
+    """The image among unpacked packages, which have it in one of two places."""
+    for path in (tree / "boot" / f"vmlinuz-{release}", tree / "lib/modules" / release / "vmlinuz"):
+        if path.exists():
+            return path
+    raise VmError(
+        f"the packages of Linux {release} have no image where Debian puts it; "
+        "hint: choose another with --kernel",
+        status=MISSING,
+    )

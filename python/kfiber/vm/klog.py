@@ -51,7 +51,7 @@ def problems(log: str) -> str:
     lines = log.splitlines()
     kept: set[int] = set()
     for number, line in enumerate(lines):
-        if _PROBLEM.match(_STAMP.sub("", line)) is None:
+        if not is_problem(line):
             continue
         # The rule above a report ("cut here", "=====") belongs to it.
         start = number - 1 if number and re.search(r"cut here|={8}", lines[number - 1]) else number
@@ -65,6 +65,17 @@ def problems(log: str) -> str:
             excerpt.append("…")
         excerpt.append(lines[number])
     return "\n".join(excerpt)
+
+
+def is_problem(line: str) -> bool:
+    """Whether this line of a log starts the report of a problem."""
+    return _PROBLEM.match(_STAMP.sub("", line)) is not None
+
+
+def refused_parameter(log: str) -> str | None:
+    """NAME=VALUE of the parameter that the module refused as it was loaded, or None."""
+    found = re.search(r"fiber: `(.*)' (?:invalid|too large) for parameter `(\w+)'", log)
+    return f"{found[2]}={found[1]}" if found else None
 
 
 def tail(log: str, lines: int = 20) -> str:

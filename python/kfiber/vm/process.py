@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kfiber.vm.progress import clear, show
+from kfiber.vm.progress import clear, fleeting, say, show
 
 _INTERVAL = 0.5
+# Between two lines where they stay: in a file, in the output of a build service.
+_LINE_SECONDS = 60.0
 
 
 def run(
@@ -29,7 +31,8 @@ def run(
     """Runs `argv` and returns its status; its outputs go to the files `out` and `error`, or all to
     `out`.
 
-    What `progress` says is shown now and then, unless it is empty. The program and all that it
+    The text of `progress` is shown twice a second on a terminal and once a minute elsewhere, unless
+    it is empty. The program and all that it
     started end with this function. subprocess.TimeoutExpired: not done within `seconds`.
     """
     with contextlib.ExitStack() as files:
@@ -45,7 +48,9 @@ def run(
             env=env,
             start_new_session=True,
         )
-        deadline = time.monotonic() + seconds
+        start = time.monotonic()
+        deadline = start + seconds
+        next_line = start + _LINE_SECONDS
         try:
             while True:
                 try:
@@ -53,8 +58,13 @@ def run(
                 except subprocess.TimeoutExpired:
                     if time.monotonic() > deadline:
                         raise
-                if said := progress():
-                    show(said)
+                if fleeting():
+                    if said := progress():
+                        show(said)
+                elif time.monotonic() >= next_line:
+                    next_line += _LINE_SECONDS
+                    if said := progress():
+                        say(f"{said} after {round((time.monotonic() - start) / 60)} min")
         finally:
             clear()
             if process.poll() is None:

@@ -13,15 +13,20 @@ def say(what: str) -> None:
     print(f"kfiber: {what} …", file=sys.stderr, flush=True)
 
 
+def fleeting() -> bool:
+    """Whether show() shows anything: standard error is a terminal."""
+    return sys.stderr.isatty()
+
+
 def show(what: str) -> None:
     """A line that the next one, or clear(), overwrites. Seen on a terminal only."""
-    if sys.stderr.isatty():
+    if fleeting():
         print(f"\r\033[Kkfiber: {what} …", end="", file=sys.stderr, flush=True)
 
 
 def clear() -> None:
     """Take the line of show() away."""
-    if sys.stderr.isatty():
+    if fleeting():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 

@@ -73,7 +73,11 @@ alone() {
 }
 
 if [ -e $here/fiber.ko ]; then
-	alone insmod $here/fiber.ko $(cat $here/parameters) || fail "cannot load the module, the kernel log says why"
+	alone insmod $here/fiber.ko $(cat $here/parameters) 2>$here/why ||
+		fail "cannot load the module: $(cat $here/why)"
+	# The kernel gives the device to root only. In here every user may have it; a command that
+	# loads the module again does this again.
+	chmod 666 /dev/fiber
 fi
 
 mkfifo $here/in $here/out $here/err

@@ -19,7 +19,7 @@ def archive() -> Path:
     if series is None:
         raise VmError(
             f"do not know the kernel's source of {codename or 'this distribution'}; "
-            "mend: use Debian 12 or 13",
+            "hint: use Debian 12 or 13",
             status=MISSING,
         )
     target = cache() / "sources" / f"linux-source-{series}.tar.xz"
