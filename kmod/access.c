@@ -13,6 +13,10 @@
 #include <linux/fs.h>
 #include <linux/kernel.h>
 #include <linux/namei.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/proc_fs.h>
+#include <linux/sched/signal.h>
 
 #include "access.h"
 #include "compat.h"
@@ -36,17 +40,64 @@ struct dentry *fiber_access_pid_dir(struct super_block *sb, pid_t nr)
 	return ERR_PTR(err);
 }
 
-/* Whether the caller may see the addresses of the process whose /proc/PID that is. May sleep. */
-bool fiber_access_addresses(struct dentry *pid_dir)
+/* What reading the link `exe` in that directory gives: 0 or more, or an error. */
+static int read_exe(struct dentry *dir)
 {
-	struct dentry *exe = fiber_lookup_one("exe", 3, pid_dir);
-	bool may = false;
+	struct dentry *exe = fiber_lookup_one("exe", 3, dir);
+	int err = -ENOENT;
 
 	if (IS_ERR(exe))
-		return false;
+		return PTR_ERR(exe);
 	/* Nothing is copied: the length is 0. */
 	if (d_really_is_positive(exe))
-		may = vfs_readlink(exe, NULL, 0) >= 0;
+		err = vfs_readlink(exe, NULL, 0);
 	dput(exe);
-	return may;
+	return err;
+}
+
+/* A thread of the group that still has its memory, as that namespace has it; 0: none. */
+static pid_t living_thread(struct pid *pid, struct pid_namespace *pid_ns)
+{
+	struct task_struct *leader, *task;
+	pid_t nr = 0;
+
+	rcu_read_lock();
+	leader = pid_task(pid, PIDTYPE_TGID);
+	if (leader)
+		for_each_thread(leader, task)
+			if (READ_ONCE(task->mm))
+				nr = task_pid_nr_ns(task, pid_ns);
+	rcu_read_unlock();
+	return nr;
+}
+
+/*
+ * Whether the caller may see the addresses of the thread group of that pid, whose
+ * /proc/PID @pid_dir is. May sleep.
+ */
+bool fiber_access_addresses(struct dentry *pid_dir, struct pid *pid)
+{
+	struct dentry *tasks, *dir;
+	char name[12];
+	int err;
+
+	err = read_exe(pid_dir);
+	if (err != -ENOENT)
+		return err >= 0;
+
+	/* The first thread has ended, and has no memory that has a rule. Another one has. */
+	tasks = fiber_lookup_one("task", 4, pid_dir);
+	if (IS_ERR(tasks))
+		return false;
+	err = snprintf(name, sizeof(name), "%d",
+		       living_thread(pid, proc_pid_ns(pid_dir->d_sb)));
+	dir = d_really_is_positive(tasks) ? fiber_lookup_one(name, err, tasks) : NULL;
+	err = -ENOENT;
+	if (!IS_ERR_OR_NULL(dir)) {
+		if (d_really_is_positive(dir))
+			err = read_exe(dir);
+		dput(dir);
+	}
+	dput(tasks);
+	return err >= 0;
 }

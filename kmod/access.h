@@ -6,9 +6,10 @@
 #include <linux/types.h>
 
 struct dentry;
+struct pid;
 struct super_block;
 
-bool fiber_access_addresses(struct dentry *pid_dir);
+bool fiber_access_addresses(struct dentry *pid_dir, struct pid *pid);
 struct dentry *fiber_access_pid_dir(struct super_block *sb, pid_t nr);
 
 #endif /* FIBER_ACCESS_H */

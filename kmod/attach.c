@@ -37,12 +37,13 @@ static void detach(struct fiber_thread *thread, bool dead)
 {
 	fiber_thread_unhook(thread);
 	rcu_assign_pointer(*thread->place, NULL);
-	/*
-	 * The process may want the area for another thread as soon as it reads
-	 * this, and that thread must find the place empty.
-	 */
-	if (dead)
+	if (dead) {
+		/*
+		 * The process may want the area for another thread as soon as it
+		 * reads this, and that thread must find the place empty.
+		 */
 		smp_store_release(&thread->area->dead, 1);
+	}
 	fiber_thread_free(thread);
 }
 

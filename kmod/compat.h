@@ -11,11 +11,8 @@
 #include <linux/sched.h>
 #include <linux/version.h>
 #include <asm/processor.h>
-/* sparse may not know it. */
-#ifdef __has_include
-#if __has_include(<asm/cpuid/api.h>)
+#ifdef FIBER_HAVE_CPUID_API
 #include <asm/cpuid/api.h>
-#endif
 #endif
 #ifdef CONFIG_X86_USER_SHADOW_STACK
 #include <asm/prctl.h>

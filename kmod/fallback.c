@@ -72,7 +72,7 @@ static void view_enter(struct seq_file *m, struct fiber_process *process)
 	dir = fiber_access_pid_dir(sb, view->nr);
 	if (!IS_ERR(dir)) {
 		view->visible = true;
-		view->addresses = fiber_access_addresses(dir);
+		view->addresses = fiber_access_addresses(dir, process->pid);
 		dput(dir);
 	}
 	revert_creds(before);

@@ -25,7 +25,8 @@ void __init fiber_proc_init(void)
 	if (fiber_fallback_init())
 		pr_warn("fibers are not shown in /proc: no memory\n");
 	else
-		pr_info("fibers are shown in /proc/fiber, not under /proc/PID/fiber\n");
+		pr_info("fibers are shown in /proc/fiber, not under /proc/PID/fiber%s\n",
+			err ? "" : ": proc_pid=N");
 }
 
 void fiber_proc_exit(void)

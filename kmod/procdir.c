@@ -54,10 +54,10 @@ static int file_show(struct seq_file *m, void *unused)
 }
 
 /* Whether the opener may see addresses, by /proc/PID, two levels up. */
-static bool may_see_addresses(struct file *file)
+static bool may_see_addresses(struct file *file, struct fiber_process *process)
 {
 	struct dentry *dir = dget_parent(file->f_path.dentry), *pid_dir = dget_parent(dir);
-	bool may = fiber_access_addresses(pid_dir);
+	bool may = fiber_access_addresses(pid_dir, process->pid);
 
 	dput(pid_dir);
 	dput(dir);
@@ -75,7 +75,8 @@ static int file_open(struct inode *inode, struct file *file)
 		return -ENOMEM;
 	view->process = fiber_process_get(node->process);
 	view->id = node->id;
-	view->addresses = fiber_process_is_current(view->process) || may_see_addresses(file);
+	view->addresses = fiber_process_is_current(view->process) ||
+			  may_see_addresses(file, view->process);
 	err = single_open(file, file_show, view);
 	if (err) {
 		fiber_process_put(view->process);
@@ -182,7 +183,7 @@ static const struct inode_operations dir_inode_ops;
  * reference, also when it fails. @id 0: the directory.
  */
 static struct dentry *instantiate(struct inode *dir, struct dentry *dentry,
-					struct fiber_process *process, u64 id)
+				  struct fiber_process *process, u64 id)
 {
 	struct procdir_node *node = kmalloc(sizeof(*node), GFP_KERNEL_ACCOUNT);
 	struct inode *inode;
@@ -235,8 +236,7 @@ static bool parse_number(const struct qstr *name, u64 *number)
 	return !kstrtou64(digits, 10, number);
 }
 
-static struct dentry *dir_lookup(struct inode *dir, struct dentry *dentry,
-				       unsigned int flags)
+static struct dentry *dir_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
 {
 	struct procdir_node *node = dir->i_private;
 	u64 id;

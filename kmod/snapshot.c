@@ -28,7 +28,7 @@ static u64 not_back(atomic64_t *shown, u64 value)
 
 	while (before < (s64)value && !atomic64_try_cmpxchg(shown, &before, value))
 		;
-	return max((u64)before, value);
+	return max_t(u64, before, value);
 }
 
 static void read_name(struct fiber_process *process, const struct fiber *fiber, char *name)

@@ -330,6 +330,7 @@ bool fiber_table_read_slot(struct status_table *table, u32 number, struct fiber_
 	u64 offset = FIBER_TABLE_SLOTS_AT + number * sizeof(*slot);
 	unsigned int i;
 
+	/* Pairs with fiber_table_commit(). */
 	if (number >= smp_load_acquire(&table->slots))
 		return false;
 	/* Its words may lie in two pages. */
@@ -353,6 +354,7 @@ u64 fiber_table_slot_id(struct fiber_process *process, u32 number)
 
 	rcu_read_lock();
 	table = fiber_table_of(process);
+	/* Pairs with fiber_table_commit(). */
 	if (table && number < smp_load_acquire(&table->slots)) {
 		word = fiber_table_address(table, offset + offsetof(struct fiber_slot, id));
 		if (word)

@@ -5,12 +5,13 @@
  * MXCSR belongs to the SSE component in the compacted format. In the standard
  * format XRSTOR loads it whether the image holds that component or not.
  */
+#include <linux/bits.h>
 #include <linux/string.h>
 #include <linux/types.h>
 
 #include "x86/xstate.h"
 
-#define XCOMP_COMPACTED	(1ULL << 63)
+#define XCOMP_COMPACTED	BIT_ULL(63)
 
 static bool is_compacted(const struct fiber_xstate_layout *layout,
 			 const struct fiber_xstate *image)
@@ -21,7 +22,7 @@ static bool is_compacted(const struct fiber_xstate_layout *layout,
 static bool holds(const struct fiber_xstate_layout *layout,
 		  const struct fiber_xstate *image, unsigned int component)
 {
-	return !layout->header || image->xstate_bv >> component & 1;
+	return !layout->header || image->xstate_bv & BIT_ULL(component);
 }
 
 /* The place of @component, from 2 on, from the image's start. */
@@ -35,9 +36,9 @@ static size_t component_offset(const struct fiber_xstate_layout *layout,
 		return layout->offset[component];
 	/* Every earlier component takes room, also one that no fiber carries. */
 	for (i = 2; i <= component; i++) {
-		if (!(image->xcomp_bv >> i & 1))
+		if (!(image->xcomp_bv & BIT_ULL(i)))
 			continue;
-		if (layout->aligned >> i & 1)
+		if (layout->aligned & BIT_ULL(i))
 			offset = (offset + 63) & ~(size_t)63;
 		if (i < component)
 			offset += layout->size[i];
@@ -67,7 +68,7 @@ void fiber_xstate_set_mxcsr(const struct fiber_xstate_layout *layout,
 		if (mxcsr == FIBER_MXCSR_INIT)
 			return;
 		memset(image->xmm, 0, sizeof(image->xmm));
-		image->xstate_bv |= 1ULL << FIBER_XSTATE_SSE;
+		image->xstate_bv |= BIT_ULL(FIBER_XSTATE_SSE);
 	}
 	image->mxcsr = mxcsr;
 }
@@ -81,7 +82,7 @@ void fiber_xstate_set_fcw(const struct fiber_xstate_layout *layout,
 			return;
 		memset(image->x87, 0, sizeof(image->x87));
 		memset(image->st, 0, sizeof(image->st));
-		image->xstate_bv |= 1ULL << FIBER_XSTATE_X87;
+		image->xstate_bv |= BIT_ULL(FIBER_XSTATE_X87);
 	}
 	image->fcw = fcw;
 }
@@ -126,7 +127,7 @@ void fiber_xstate_copy(const struct fiber_xstate_layout *layout,
 		to->xstate_bv = (to->xstate_bv & ~layout->mask) | held;
 	}
 	for (i = 0; i < FIBER_XSTATE_COMPONENTS; i++)
-		if (held >> i & 1)
+		if (held & BIT_ULL(i))
 			component_copy(layout, i, to, from);
 	fiber_xstate_set_mxcsr(layout, to, fiber_xstate_mxcsr(layout, from));
 }

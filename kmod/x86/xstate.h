@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Images of the FPU registers in memory, as XSAVE, XSAVEOPT, XSAVEC, XSAVES and
- * FXSAVE write them. Plain functions on memory: a user-mode test compiles the
- * same source file, so it uses nothing of the kernel but types and memcpy().
+ * FXSAVE write them. These functions work on memory only. A user-mode test
+ * compiles the same source file, so it includes no header but four simple ones.
  */
 #ifndef FIBER_X86_XSTATE_H
 #define FIBER_X86_XSTATE_H
 
+#include <linux/compiler.h>
 #include <linux/types.h>
 
 #define FIBER_MXCSR_INIT	0x1f80
@@ -41,7 +42,7 @@ struct fiber_xstate {
 	u64 xstate_bv;
 	u64 xcomp_bv;
 	u64 reserved[6];
-} __attribute__((aligned(64)));
+} __aligned(64);
 
 /**
  * struct fiber_xstate_layout - what CPUID says about components

@@ -48,10 +48,10 @@ TEST(structures_have_their_published_layout)
 	CHECK_EQ(offsetof(struct fiber_name, name), 16);
 	CHECK_EQ(sizeof(struct fiber_fls), 24);
 	CHECK_EQ(offsetof(struct fiber_fls, value), 16);
-	CHECK_EQ(sizeof(struct fiber_snapshot), 168);
+	CHECK_EQ(sizeof(struct fiber_snapshot), 176);
 	CHECK_EQ(offsetof(struct fiber_snapshot, entry), 56);
-	CHECK_EQ(offsetof(struct fiber_snapshot, thread), 88);
-	CHECK_EQ(offsetof(struct fiber_snapshot, name), 104);
+	CHECK_EQ(offsetof(struct fiber_snapshot, thread), 96);
+	CHECK_EQ(offsetof(struct fiber_snapshot, name), 112);
 	CHECK_EQ(FIBER_IOC_CONVERT, 0xfb01);
 	CHECK_EQ(FIBER_IOC_CREATE, 0xfb02);
 	CHECK_EQ(FIBER_IOC_SWITCH, 0xfb03);

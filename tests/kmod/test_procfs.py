@@ -273,15 +273,15 @@ def test_find_reaches_it_from_above(target):
 def test_self():
     """In a process of its own: /proc/self is who looks."""
     program = (
-        "import fcntl, os\n"
+        "import fcntl, os, struct\n"
         "fd = os.open('/dev/fiber', os.O_RDWR)\n"
         "assert not os.path.exists('/proc/self/fiber')\n"
-        "fcntl.ioctl(fd, 0xc010fb01, bytes(16))\n"
+        "fcntl.ioctl(fd, 0xfb01, struct.pack('IIQ', 16, 0, 0))\n"
         "assert os.listdir('/proc/self/fiber') == ['1']\n"
         "assert os.listdir('/proc/thread-self/../../fiber') == ['1']\n"
         "print(open('/proc/self/fiber/1').readline())\n"
     )
-    done = subprocess.run(["python3", "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["python3", "-c", program], capture_output=True, text=True, timeout=600)
     assert (done.stdout, done.stderr) == ("Running: yes\n\n", "")
 
 

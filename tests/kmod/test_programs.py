@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Runs the C programs beside this file, each of their cases in a process of its own (harness.h)."""
+"""Runs the C programs here and in attacks/, each of their cases in a process of its own."""
 
 import re
 import subprocess
@@ -12,14 +12,24 @@ pytestmark = pytest.mark.guest
 SKIPPED = 77
 # They are told what to do by agent.py and target.py.
 SERVANTS = ("agent", "target")
+# No programs: what the others are linked with, and one for 32 bits.
+PARTS = ("harness", "caller32", "fuse", "setting")
+
+
+def programs():
+    """Each source of a program, and its program's name."""
+    for source in sorted(HERE.glob("*.c")):
+        if source.stem not in (*SERVANTS, *PARTS):
+            yield source, source.stem
+    for source in sorted((HERE / "attacks").glob("*.c")):
+        if source.stem not in PARTS:
+            yield source, f"attacks_{source.stem}"
 
 
 def cases():
-    for source in sorted(HERE.glob("*.c")):
-        if source.stem in SERVANTS:
-            continue
+    for source, program in programs():
         for name in re.findall(r"^TEST\((\w+)\)", source.read_text(), re.MULTILINE):
-            yield pytest.param(source.stem, name, id=f"{source.stem}-{name}")
+            yield pytest.param(program, name, id=f"{program}-{name}")
 
 
 def run(program, name):
@@ -43,11 +53,10 @@ def test(program, name):
 def test_every_program_lists_its_cases():
     """What is collected from the sources is what the programs have."""
     listed = {
-        (source.stem, name)
-        for source in HERE.glob("*.c")
-        if source.stem not in ("harness", "caller32", *SERVANTS)
+        (program, name)
+        for _, program in programs()
         for name in subprocess.run(
-            [PROGRAMS / f"kmod_{source.stem}", "--list"],
+            [PROGRAMS / f"kmod_{program}", "--list"],
             capture_output=True,
             text=True,
             timeout=30,
