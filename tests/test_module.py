@@ -2,6 +2,7 @@
 """kfiber.module: building and its cache, with a compiler that is a script here."""
 
 import errno
+import fcntl
 import grp
 import os
 import re
@@ -74,6 +75,17 @@ def test_a_cache_that_cannot_be_written_is_named(calls, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(KfiberError, match=r"cannot write .*/file/.*hint: set XDG_CACHE_HOME"):
         module.build(tmp_path, "6.1")
+
+
+def test_who_waits_for_a_lock_is_told(tmp_path):
+    told = []
+    path = tmp_path / "lock"
+    with module.locked(path, lambda: told.append("free")):
+        holder = path.open("w")
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    # Closing the file is what lets the other one go on.
+    with module.locked(path, lambda: (told.append("held"), holder.close())):
+        assert told == ["held"]
 
 
 @pytest.mark.parametrize("home", ["", "relative"])
