@@ -24,7 +24,7 @@ def configured(options):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"CONFIG_PREEMPT_RT": "y"}, "PREEMPT_RT kernels are not supported"),
+        ({"CONFIG_PREEMPT_RT": "y", "VERSION": "6"}, "PREEMPT_RT is tested from Linux 7 on"),
         ({"CONFIG_PREEMPT_NOTIFIERS": ""}, "lacks CONFIG_PREEMPT_NOTIFIERS"),
         ({"CONFIG_X86_64": ""}, "only x86-64"),
     ],
