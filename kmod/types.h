@@ -212,6 +212,8 @@ struct fiber_times {
  * @owner: owner.h
  * @context: the owner's
  * @mask: blocked signals while nobody runs it; the owner's
+ * @first_mask: the same before its first instruction; constant
+ * @rcu: readers of the slots, once it has been deleted, when it needs no masks
  * @started: it has run since its creation or reset; the owner's
  * @flags: FIBER_FLAG_*; constant
  * @root_of: the thread whose root fiber this is, else NULL. Constant, compared,
@@ -221,18 +223,23 @@ struct fiber_times {
  *	last in ns of local_clock()
  * @failed: failed activations, by anybody
  * @shown_time, @shown_run: the times that were last shown
- * @entry, @arg, @stack_start, @stack_size, @first_mask: as created; constant
+ * @entry, @arg, @stack_start, @stack_size: as created; constant
  * @parent: pid of the creating thread; a reference
  * @user: pays for it
  * @name: zero-terminated; the process's names
  * @node: in the report's table of fibers, where that is in use
- * @rcu: readers of the slots
  */
 struct fiber {
 	u64 id;
 	atomic_long_t owner;
 	struct fiber_context context;
-	sigset_t mask;
+	union {
+		struct {
+			sigset_t mask;
+			sigset_t first_mask;
+		};
+		struct rcu_head rcu;
+	};
 	bool started;
 	u32 flags;
 	struct fiber_thread *root_of;
@@ -249,12 +256,10 @@ struct fiber {
 	u64 arg;
 	u64 stack_start;
 	u64 stack_size;
-	sigset_t first_mask;
 	struct pid *parent;
 	struct fiber_user *user;
 	char name[FIBER_NAME_SIZE];
 	struct hlist_node node;
-	struct rcu_head rcu;
 };
 
 #endif /* FIBER_TYPES_H */

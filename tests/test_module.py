@@ -2,11 +2,13 @@
 """kfiber.module: building and its cache, with a compiler that is a script here."""
 
 import errno
+import fcntl
 import grp
 import os
 import re
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ import pytest
 
 from kfiber import module
 from kfiber.errors import KfiberError
+from kfiber.vm import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,6 +77,17 @@ def test_a_cache_that_cannot_be_written_is_named(calls, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(KfiberError, match=r"cannot write .*/file/.*hint: set XDG_CACHE_HOME"):
         module.build(tmp_path, "6.1")
+
+
+def test_who_waits_for_a_lock_is_told(tmp_path):
+    told = []
+    path = tmp_path / "lock"
+    with module.locked(path, lambda: told.append("free")):
+        holder = path.open("w")
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    # Closing the file is what lets the other one go on.
+    with module.locked(path, lambda: (told.append("held"), holder.close())):
+        assert told == ["held"]
 
 
 @pytest.mark.parametrize("home", ["", "relative"])
@@ -304,6 +318,104 @@ def test_a_device_that_is_not_there(device):
     with pytest.raises(KfiberError, match=r"cannot give .*: No such file or directory; hint: "):
         module.share()
     assert module.access() is None
+
+
+LOADING = """
+kfiber() { echo "+ $*"; "$python" -m kfiber "$@" 2>&1; echo "status $?"; }
+open="open('/dev/fiber', 'r+b', 0)"
+try_it() { setpriv --reuid 65534 --regid 65534 "$@" "$python" -c "$open" 2>&1 |
+	tail -n 1; }
+kfiber module load lokup=hash
+kfiber module load threads=1
+kfiber module load max_fibers=0
+test ! -e /sys/module/fiber && echo nothing is loaded
+kfiber module load max_fibers=1000 lookup=hash
+cat /sys/module/fiber/parameters/max_fibers
+try_it --clear-groups
+kfiber module load
+kfiber module unload
+echo fiber:x:4321: >>/etc/group
+kfiber module load
+stat -c '%a %u %g' /dev/fiber
+try_it --groups 4321
+try_it --clear-groups
+setpriv --reuid 65534 --regid 65534 --clear-groups "$python" -m kfiber doctor |
+	grep -A 1 'may not open'
+kfiber module unload
+kfiber module load --mode 666
+try_it --clear-groups
+kfiber module status | head -n 3
+"""
+
+LOADED = """\
++ module load lokup=hash
+kfiber: cannot load the module: it has no parameter lokup, did you mean lookup?; hint: its \
+parameters are {settable}
+status 1
++ module load threads=1
+kfiber: cannot load the module: threads is read-only; hint: its parameters are {settable}
+status 1
++ module load max_fibers=0
+kfiber: loading the module failed: the module refused a value in max_fibers=0; hint: max_fibers: \
+Fibers that a process may have, 1 to 1048575; read when it opens the device (default 65536)
+status 1
+nothing is loaded
++ module load max_fibers=1000 lookup=hash
+loaded; /dev/fiber has mode 0600 and group root: only root may use it
+hint: for another user, as root: groupadd --system fiber, then kfiber module load gives it to that \
+group
+status 0
+1000
+PermissionError: [Errno 13] Permission denied: '/dev/fiber'
++ module load
+kfiber: loading the module failed: it is loaded already; hint: kfiber module unload
+status 1
++ module unload
+status 0
++ module load
+loaded; /dev/fiber has mode 0660 and group fiber: root and the members of group fiber may use it
+hint: for another user, as root: usermod -aG fiber USER, then USER logs in again
+status 0
+660 0 4321
+PermissionError: [Errno 13] Permission denied: '/dev/fiber'
+  -- module: loaded, but you may not open /dev/fiber: permission denied; /dev/fiber has mode 0660 \
+and group fiber: root and the members of group fiber may use it
+     hint: as root: usermod -aG fiber USER, then USER logs in again
++ module unload
+status 0
++ module load --mode 666
+loaded; /dev/fiber has mode 0666 and group fiber: every user may use it
+status 0
++ module status
+"""
+
+
+def test_loading_checks_parameters_and_opens_the_device(tmp_path):
+    """All of it in one machine of its own."""
+    kernel = kernels.get()
+    # The guest finds it in the cache: building it there would take minutes.
+    settable = [
+        name
+        for name, parameter in module.parameters(module.build(kernel.build, kernel.release)).items()
+        if not parameter.read_only
+    ]
+    command = [sys.executable, "-m", "kfiber", "vm", "run", "--no-module", "--cpus", "1", "--"]
+    # A user of the guest may not look into root's home, where Python may be.
+    prepare = "for folder; do chmod a+rx $folder; done; python=$1;"
+    python = Path(sys.executable)
+    folders = {*python.parents, *python.resolve().parents, *ROOT.parents}
+    done = subprocess.run(
+        [*command, "sh", "-c", prepare + LOADING, "sh", python, *folders],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = LOADED.format(settable=", ".join(settable))
+    out, last = done.stdout[: len(expected)], done.stdout[len(expected) :].splitlines()
+    assert out == expected
+    assert re.fullmatch(r"loaded, version \S+, ABI \d+, in use by \d+", last[0])
+    assert last[1] == "  /dev/fiber has mode 0666 and group fiber: every user may use it"
 
 
 @pytest.mark.guest

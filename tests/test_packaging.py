@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 
 import kfiber
+from kfiber import module
 from kfiber.vm import kernels
 
+ACCESS = ("60-fiber.rules", "fiber.sysusers", "Makefile")
 ROOT = Path(__file__).resolve().parents[1]
 NOT_IN_A_CLONE = (".git", ".venv", "build", "dist", "*.so", "*.egg-info", "__pycache__", ".*_cache")
 ENVIRONMENT = {
@@ -97,6 +99,7 @@ def test_the_sdist_has_all_sources(sdist):
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     assert sources("lib", "uapi", "python/kfiber/_native") <= names
     assert {f"python/kfiber/{name}" for name in sources("kmod")} <= names
+    assert {f"python/kfiber/packaging/{name}" for name in ACCESS} <= names
     assert {"LICENSES/MIT.txt", "LICENSES/GPL-2.0-only.txt", "README.md"} <= names
     assert not [name for name in names if name.startswith("tests/")]
 
@@ -110,6 +113,18 @@ def test_the_wheel_has_the_modules_sources_and_the_extension(wheel):
     )
     assert f"_native{sysconfig.get_config_var('EXT_SUFFIX')}" in within
     assert {"py.typed", "_native.pyi", "vm/init.sh", "vm/debug.config"} <= within
+    assert {f"packaging/{name}" for name in ACCESS} <= within
+
+
+def test_the_files_about_access_are_installed_where_udev_and_sysusers_look(tmp_path):
+    make = ["make", "-s", "-C", ROOT / "packaging", f"DESTDIR={tmp_path}"]
+    run(*make, "install", folder=tmp_path)
+    rule = (tmp_path / "usr/lib/udev/rules.d/60-fiber.rules").read_text()
+    group = (tmp_path / "usr/lib/sysusers.d/fiber.conf").read_text()
+    assert f'KERNEL=="fiber", GROUP="{module.GROUP}", MODE="0660"' in rule
+    assert f"\ng {module.GROUP} -\n" in group
+    run(*make, "uninstall", folder=tmp_path)
+    assert not files(tmp_path)
 
 
 def test_it_runs_and_goes(python, tmp_path):

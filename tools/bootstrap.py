@@ -9,7 +9,6 @@ kept, whichever Python made it.
 
 from __future__ import annotations
 
-import ctypes.util
 import hashlib
 import os
 import shutil
@@ -49,8 +48,8 @@ NEEDS = (
     Need("pkgconf", command("pkg-config")),
     Need("kmod", command("modinfo")),
     Need("sparse", command("sparse")),
-    # The kernel's build tool objtool is linked with its library, whose package has more names.
-    Need("libelf-dev", lambda: ctypes.util.find_library("elf") is not None),
+    # The kernel's build tool objtool is linked with its library, and built for the debug kernel.
+    Need("libelf-dev", lambda: Path("/usr/include/libelf.h").exists()),
     # For building the debug kernel.
     Need("bc", command("bc")),
     Need("bison", command("bison")),

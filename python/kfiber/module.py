@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +45,8 @@ def cache() -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time holds the lock file `path`; the others wait.
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """One process at a time holds the lock file `path`; the others call `waiting`, and wait.
 
     KfiberError: it cannot be written.
     """
@@ -58,7 +58,11 @@ def locked(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror}; hint: set XDG_CACHE_HOME to a folder of yours"
         ) from None
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

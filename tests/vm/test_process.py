@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kfiber.vm import process
 from kfiber.vm.process import run
 
 
@@ -38,7 +39,7 @@ def test_what_it_started_ends_with_it_when_it_is_late(tmp_path):
     # The shell waits for its child, which would outlive it.
     words = ["sh", "-c", "sleep 1000 & echo $!; wait"]
     with pytest.raises(subprocess.TimeoutExpired):
-        run(words, 0.7, out=tmp_path / "out", progress=nothing)
+        run(words, 5, out=tmp_path / "out", progress=nothing)
     child = (tmp_path / "out").read_text().strip()
     deadline = time.monotonic() + 30
     while alive(child):
@@ -46,7 +47,17 @@ def test_what_it_started_ends_with_it_when_it_is_late(tmp_path):
         time.sleep(0.01)
 
 
-def test_progress_is_asked_for_while_it_runs(tmp_path):
-    asked = []
-    run(["sleep", "1.2"], 60, out=tmp_path / "out", progress=lambda: asked.append(1) or "")
-    assert asked
+def test_progress_on_a_terminal_is_shown_all_the_time(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(process, "fleeting", lambda: True)
+    monkeypatch.setattr(process, "show", shown.append)
+    run(["sleep", "5"], 60, out=tmp_path / "out", progress=lambda: "7 files compiled")
+    assert set(shown) == {"7 files compiled"}
+
+
+def test_progress_in_a_file_is_a_line_now_and_then(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(process, "_LINE_SECONDS", 0.5)
+    run(["sleep", "5"], 60, out=tmp_path / "out", progress=lambda: "7 files compiled")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert set(lines) == {"kfiber: 7 files compiled after 0 min …"}

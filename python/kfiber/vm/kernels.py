@@ -22,7 +22,7 @@ from kfiber.vm.apt import Apt, debian_sources, machine_sources
 from kfiber.vm.distribution import KERNELS, Offer
 from kfiber.vm.errors import MISSING, VmError
 from kfiber.vm.kernel import Kernel, unpack_image
-from kfiber.vm.progress import clear, say, show
+from kfiber.vm.progress import say
 
 NAMES = (*KERNELS, "debug")
 """What can be asked for: a series, or the kernel that checks itself."""
@@ -55,9 +55,9 @@ def get(name: str | None = None) -> Kernel:
     link = kernels / series
     if not link.exists():
         kernels.mkdir(parents=True, exist_ok=True)
-        show("waiting for another kfiber that gets a kernel")
-        with locked(kernels / ".lock"):
-            clear()
+        with locked(
+            kernels / ".lock", lambda: say("waiting for another kfiber that gets a kernel")
+        ):
             if not link.exists():
                 _fetch(series, codename, link)
     return _load(link.resolve())
