@@ -44,6 +44,8 @@ class Mode(NamedTuple):
     repeats: int
     sizes: tuple[int, ...]
     seconds: float
+    # Numbers of fibers where requests are counted: what a line is drawn through.
+    counted: tuple[int, ...]
     # Fibers, and processes at once, on the second kernel.
     second: tuple[tuple[int, ...], tuple[int, ...]]
     native_fibers: tuple[int, ...]
@@ -51,13 +53,21 @@ class Mode(NamedTuple):
     python_passes: int
 
 
+WHOLE = ((512, 1024), (1, 3))
 MODES = {
-    "quick": Mode(5, 5, (128, 512, 1024, 4096), 0.05, ((512,), (1,)), (2, 512, 1024), 4, 0),
-    "default": Mode(30, 5, SIZES, 0.1, ((512, 1024), (1, 3)), native.NUMBERS, 4, 1),
-    "full": Mode(
-        reference.CALLS, 5, SIZES, 0.5, ((512, 1024), (1, 3)), native.NUMBERS, native.PASSES, 4
+    "quick": Mode(
+        calls=5, repeats=5, sizes=(128, 1024, 4096), seconds=0.05, counted=SIZES[:-1],
+        second=((512,), (1,)), native_fibers=(2, 512, 1024), native_passes=4, python_passes=0,
     ),
-}
+    "default": Mode(
+        calls=30, repeats=5, sizes=SIZES, seconds=0.1, counted=SIZES, second=WHOLE,
+        native_fibers=native.NUMBERS, native_passes=4, python_passes=1,
+    ),
+    "full": Mode(
+        calls=reference.CALLS, repeats=5, sizes=SIZES, seconds=0.5, counted=SIZES, second=WHOLE,
+        native_fibers=native.NUMBERS, native_passes=native.PASSES, python_passes=4,
+    ),
+}  # fmt: skip
 
 
 class Progress:
@@ -255,7 +265,7 @@ def measure(mode: Mode, here: bool, second: str, progress: Progress) -> Data:
         with progress.part("the matrix and the rate of switches, in a virtual machine"):
             collect(collection, "guest", plan, [])
         with progress.part("instructions of requests, counted"):
-            counted = {"operations": {"fibers": (2, *mode.sizes)}, "others": {}}
+            counted = {"operations": {"fibers": (2, *mode.counted)}, "others": {}}
             collect(collection, "counted", counted, ["--icount"])
         with progress.part("a switch of engine `kernel`, function by function"):
             try:
