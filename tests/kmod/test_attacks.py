@@ -325,7 +325,7 @@ def test_a_watch_on_our_files_keeps_nothing_of_ours(inotify, target):
     fiber, *_ = target.create()
     watches = [inotify.add(path) for path in (target.folder, target.file(1), target.file(fiber))]
     assert target.file(1).read_bytes()
-    assert inotify.events()
+    inotify.events()
     leave(target)
     unload_when_free()
     # What the kernel can still do with the inodes that the watches hold.
