@@ -34,7 +34,7 @@ def test_parameters_that_cannot_be_set_say_so():
 
 
 def test_the_module_prints_the_keys_that_the_package_reads():
-    body = text("kmod/procfs.c").split("static void fiber_print(")[1].split("\n}\n")[0]
+    body = text("kmod/show.c").split("void fiber_show(")[1].split("\n}\n")[0]
     printed = re.findall(r'seq_(?:printf|puts)\(m, "([A-Z][\w ]+): ', body)
     assert printed == [line.partition(":")[0] for line in FIBER_FILE.splitlines()]
 

@@ -102,7 +102,7 @@ def test_processes_are_those_with_fibers(tree):
 
 def test_a_process_that_ends_meanwhile_is_left_out(tree, monkeypatch):
     monkeypatch.setattr(proc, "processes", lambda proc: [8, 6526])
-    assert [fiber.pid for fiber in proc.all_fibers(proc=tree)] == [6526, 6526]
+    assert [fiber.pid for fiber in proc.all_fibers(pytest.fail, proc=tree)] == [6526, 6526]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def hidden(tree, monkeypatch):
 
 
 def test_a_hidden_process_is_not_listed(hidden):
-    assert [fiber.pid for fiber in proc.all_fibers(proc=hidden)] == [6526, 6526]
+    assert [fiber.pid for fiber in proc.all_fibers(pytest.fail, proc=hidden)] == [6526, 6526]
 
 
 def test_a_hidden_process_asked_for_is_an_error(hidden):
@@ -133,9 +133,11 @@ def test_a_hidden_process_asked_for_is_an_error(hidden):
 
 
 def test_the_fallback_is_read_where_it_is_in_use(tmp_path):
-    (tmp_path / "fiber").mkdir()
-    (tmp_path / "fiber" / "42").write_text(
-        f"Fiber: 2\n{FIBER_FILE}\nFiber: 1048579\n{FIBER_FILE}\n"
+    (tmp_path / "fiber").write_text(
+        f"Process: 42\nFiber: 2\n{FIBER_FILE}\n"
+        f"Process: 42\nFiber: 1048579\n{FIBER_FILE}\n"
+        f"Process: 43\nFiber: 1\n{FIBER_FILE}\n"
     )
-    assert proc.processes(proc=tmp_path) == [42]
+    assert proc.processes(proc=tmp_path) == [42, 43]
     assert [fiber.id for fiber in proc.fibers(42, proc=tmp_path)] == [2, 1048579]
+    assert [fiber.id for fiber in proc.fibers(43, proc=tmp_path)] == [1]

@@ -3,7 +3,6 @@
 
 import os
 import re
-import struct
 import subprocess
 import time
 from pathlib import Path
@@ -91,13 +90,37 @@ def test_strangers_are_refused_in_one_line(workload):
     )
 
 
-def test_another_version_shows_nothing(tmp_path):
-    process = tmp_path / "7"
+def written(folder, version, slot_size, area_size):
+    """The directory in /proc of a process with one fiber, in a table of that version and layout."""
+    process = folder / "7"
     process.mkdir()
     (process / "maps").write_text(
         "1000-2000 rw-p 00000000 00:01 9    /memfd:kfiber-table (deleted)\n"
     )
-    header = struct.pack("<Q6I5Q16s", table._MAGIC, 99, *[1] * 5, *[1] * 5, b"local")
-    (process / "mem").write_bytes(bytes(0x1000) + header)
+    areas, slots = 0x1000 + 256, 0x1000 + 512
+    header = table._HEADER.pack(
+        table._MAGIC, version, 2, 2, 2, 2, 0, 1, 0, 0, slots, areas, b"local", slot_size, area_size
+    )
+    slot = table._SLOT.pack(1, *[0] * 6, 2, 0, *[0] * 4, 0, b"one")
+    memory = bytearray(0x2000)
+    memory[0x1000 : 0x1000 + len(header)] = header
+    memory[slots + slot_size : slots + slot_size + len(slot)] = slot
+    (process / "mem").write_bytes(memory)
+    return process
+
+
+def test_a_later_minor_version_is_read(tmp_path):
+    process = written(tmp_path, table._MAJOR << 16 | 7, slot_size=256, area_size=96)
+    (fiber,) = table.fibers(process)
+    assert (fiber.id, fiber.name, fiber.state) == (1, "one", "suspended")
+
+
+def test_another_major_version_is_named(tmp_path):
+    process = written(tmp_path, table._MAJOR + 1 << 16 | 2, slot_size=192, area_size=64)
     assert table.exists(process)
-    assert table.fibers(process) == []
+    words = rf"process 7 has status table version {table._MAJOR + 1}\.2, .* reads {table._MAJOR}\.x"
+    with pytest.raises(table.VersionError, match=words):
+        table.fibers(process)
+    told = []
+    assert proc.all_fibers(told.append, proc=tmp_path) == []
+    assert [type(error) for error in told] == [table.VersionError]

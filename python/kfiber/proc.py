@@ -7,7 +7,7 @@ Engine `local` publishes its fibers in a status table in the memory of the proce
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -113,12 +113,18 @@ def _kernels(pid: int, proc: Path) -> list[Fiber]:
     return found
 
 
-def all_fibers(*, proc: Path = PROC) -> list[Fiber]:
-    """The fibers of all processes that may be seen, by pid and id. Whoever ends is left out."""
+def all_fibers(report: Callable[[KfiberError], None], *, proc: Path = PROC) -> list[Fiber]:
+    """The fibers of all processes that may be seen, by pid and id.
+
+    Processes that end meanwhile are left out. `report` is told of those that cannot be read.
+    """
     found = []
     for pid in processes(proc=proc):
         with suppress(NoProcessError):
-            found += fibers(pid, proc=proc)
+            try:
+                found += fibers(pid, proc=proc)
+            except table.VersionError as error:
+                report(error)
     return found
 
 

@@ -30,6 +30,10 @@ _STATES = ("new", "running", "suspended", "finished")
 _BATCH = 4096
 
 
+class VersionError(KfiberError):
+    """This package cannot read that version of the status table."""
+
+
 def _start(process: Path) -> int | None:
     """Where the table lies; None if there is none."""
     for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
@@ -47,7 +51,7 @@ def fibers(process: Path) -> list[Fiber]:
     """The fibers in the table of `process`, a directory of /proc; none if there is no table.
 
     PermissionError: the process may not be debugged. FileNotFoundError, ProcessLookupError: it has
-    ended. KfiberError: this package cannot read that version of the table.
+    ended. VersionError.
     """
     start = _start(process)
     if start is None:
@@ -81,7 +85,7 @@ def _read(memory: int, start: int, pid: int) -> list[Fiber]:
         # Just being made.
         return []
     if version >> 16 != _MAJOR:
-        raise KfiberError(
+        raise VersionError(
             f"process {pid} has status table version {version >> 16}.{version & 0xFFFF}, and this "
             f"kfiber reads {_MAJOR}.x; mend: use the kfiber of that program"
         )

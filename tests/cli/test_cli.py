@@ -61,7 +61,7 @@ def test_an_error_is_one_line_and_a_status(capsys):
 
 def test_without_a_module_ps_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("kfiber.proc.PROC", tmp_path)
-    monkeypatch.setattr("kfiber.proc.all_fibers", list)
+    monkeypatch.setattr("kfiber.proc.all_fibers", lambda report: [])
     monkeypatch.setattr("kfiber.module.SYSFS", tmp_path / "none")
     assert main(["ps"]) == 1
     out, err = capsys.readouterr()

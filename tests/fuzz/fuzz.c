@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -206,10 +208,28 @@ __attribute__((noreturn)) static void usage(void)
 {
 	fprintf(stderr,
 		"usage: fuzz --seed N --calls M [--processes P] [--threads T] [--seconds S]\n"
-		"            [--pcs FILE] [--plan]\n"
+		"            [--pcs FILE] [--limited] [--plan]\n"
 		"P and T are 1 to 16 (default: 3). --plan prints the first steps and does nothing.\n"
 		"--pcs writes the addresses of the module that KCOV saw.\n"
+		"--limited gives up the right to exceed the module's max_user_kib.\n"
 		"status: 0, 1 a failure (named in the last line), 2 wrong use\n");
+	exit(2);
+}
+
+/* Of this process and those that it forks. */
+static void give_up_resources(void)
+{
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct sets[2];
+
+	if (!syscall(SYS_capget, &header, sets)) {
+		sets[0].effective &= ~(1U << CAP_SYS_RESOURCE);
+		sets[0].permitted &= ~(1U << CAP_SYS_RESOURCE);
+		sets[0].inheritable &= ~(1U << CAP_SYS_RESOURCE);
+		if (!syscall(SYS_capset, &header, sets))
+			return;
+	}
+	fprintf(stderr, "fuzz: cannot give up a capability: %s\n", strerror(errno));
 	exit(2);
 }
 
@@ -233,6 +253,7 @@ int main(int argc, char **argv)
 		{ "threads", required_argument, NULL, 't' },
 		{ "seconds", required_argument, NULL, 'l' },
 		{ "pcs", required_argument, NULL, 'o' },
+		{ "limited", no_argument, NULL, 'q' },
 		{ "plan", no_argument, NULL, 'n' },
 		{ 0 },
 	};
@@ -273,6 +294,9 @@ int main(int argc, char **argv)
 			break;
 		case 'o':
 			pcs = optarg;
+			break;
+		case 'q':
+			give_up_resources();
 			break;
 		case 'n':
 			plan = true;

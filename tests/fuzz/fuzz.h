@@ -57,10 +57,10 @@
 #define KCOV_ENABLE	_IO('c', 100)
 
 enum kind {
-	VERSION, CONVERT, CREATE, SWITCH, DELETE, REVERT, RETIRE, SET_NAME, SELF,
+	VERSION, CONVERT, CREATE, SWITCH, DELETE, REVERT, RETIRE, SET_NAME, SELF, STAT,
 	FLS_ALLOC, FLS_FREE, FLS_SET, FLS_GET, UNKNOWN,
 	REQUESTS,
-	FLS_FILL = REQUESTS, OPEN, CLOSE, DUP, PROC, REMAP, UNMAP, FORK, VFORK, KILL, SIGNAL,
+	FLS_FILL = REQUESTS, OPEN, CLOSE, DUP, PROC, REMAP, UNMAP, FORK, VFORK, KIN, KILL, SIGNAL,
 	MASK, VECTORS, AFFINITY, PRCTL, YIELD, EXIT,
 	KINDS
 };
@@ -70,7 +70,7 @@ struct kind_of_step {
 	const char *name;
 	unsigned int weight;
 	unsigned int cmd;
-	int errors[6];
+	int errors[8];
 };
 
 extern const struct kind_of_step kinds[KINDS];
@@ -125,6 +125,9 @@ extern atomic_int tids[THREADS_MAX + STARTS_MAX], children[4];
 extern char *stacks;
 extern char *pages;	/* one to write, one to read, one for nobody */
 extern char scratch[65536];
+extern char *late;	/* pages that come when the leader gives them, and go again */
+
+#define LATE_PAGES 4
 
 /* request.c */
 enum place { NORMAL, HANDLER, ALTERNATE };
@@ -134,7 +137,7 @@ void perform_request(const struct step *step, enum place place);
 void fls_fill(const struct step *step);
 uint64_t live_id(uint64_t random);
 uint64_t any_id(uint64_t random);
-/* That address, or now and then a bad one. */
+/* That address, or now and then a bad or a late one. */
 void *any_pointer(uint64_t random, void *good, size_t size);
 
 /* worker.c */

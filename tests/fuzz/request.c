@@ -93,6 +93,8 @@ void *any_pointer(uint64_t random, void *good, size_t size)
 		UINT64_C(0x800000000000), UINT64_C(0xdead000000000100),
 		UINT64_C(0xffff888000000000), UINT64_C(0xffffffff81000000),
 		UINT64_C(0xffffffffff600000), UINTPTR_MAX - size / 2, UINTPTR_MAX,
+		(uintptr_t)late, (uintptr_t)late + PAGE,
+		(uintptr_t)late + 2 * PAGE - size / 2,		/* over two of them */
 	};
 
 	if (random % 16)
@@ -105,28 +107,57 @@ static bool is_good(const void *pointer, const void *good)
 	return pointer == good;
 }
 
+/* The most that a structure is longer than this version's, but for those that are too long. */
+#define TAIL 64
+
+/*
+ * Gives a structure, behind which TAIL bytes are 0, now and then the size that an older or a newer
+ * program gives it, or a wrong one. Returns whether the kernel must refuse that.
+ */
+static bool vary_size(void *args, uint32_t own, uint64_t random)
+{
+	uint32_t *size = args;
+
+	*size = own;
+	if (random & 7)
+		return false;
+	random >>= 3;
+	switch (random & 3) {
+	case 0:
+		*size = (uint32_t)(random >> 2) % own;
+		return true;
+	case 1:
+		*size = 4097 + ((uint32_t)(random >> 2) & INT32_MAX);
+		return true;
+	}
+	*size = own + 1 + (uint32_t)(random >> 2) % TAIL;
+	if (random >> 10 & 1)
+		return false;
+	((char *)args)[own + (random >> 11) % (*size - own)] = (char)(1 + (random >> 20) % 255);
+	return true;
+}
+
 static void convert(const struct step *step)
 {
-	struct fiber_convert args = { .size = sizeof(args), .flags = step->a >> 8 & 1 };
-	void *pointer = any_pointer(step->b, &args, sizeof(args));
-	bool refuse = false;
+	struct {
+		struct fiber_convert args;
+		char tail[TAIL];
+	} sent = { .args = { .flags = step->a >> 8 & 1 } };
+	struct fiber_convert *args = &sent.args;
+	void *pointer = any_pointer(step->b, args, sizeof(*args));
+	bool refuse = vary_size(args, sizeof(*args), step->a >> 16);
 	long result;
 
-	if (step->b >> 16 & 7) {
-		/* as it should be */
-	} else if (step->b >> 20 & 1) {
-		args.flags |= (uint32_t)step->c | 0x10;
-		refuse = true;
-	} else {
-		args.size = (uint32_t)step->c % sizeof(args);
+	if (!(step->b >> 16 & 15)) {
+		args->flags |= (uint32_t)step->c | 0x10;
 		refuse = true;
 	}
 	result = request(CONVERT, any_device(step->c), (unsigned long)pointer);
 	if (result)
 		return;
-	if (!is_good(pointer, &args) || refuse)
+	if (!is_good(pointer, args) || refuse)
 		fail("CONVERT accepted bad arguments");
-	atomic_store(&owns[atomic_fetch_add(&owns_next, 1) % ARRAY_SIZE(owns)], args.id);
+	atomic_store(&owns[atomic_fetch_add(&owns_next, 1) % ARRAY_SIZE(owns)], args->id);
 }
 
 static void fill_name(char *name, uint64_t random)
@@ -184,7 +215,8 @@ static void spoil(struct fiber_create *args, uint64_t random)
 static void create(const struct step *step)
 {
 	/* Any alignment will do. */
-	char buffer[sizeof(struct fiber_create) + 8], *good = buffer + (step->a >> 40 & 7);
+	char buffer[sizeof(struct fiber_create) + 8 + TAIL] = { 0 };
+	char *good = buffer + (step->a >> 40 & 7);
 	struct fiber_create args;
 	unsigned int place = step->a % MEMBERS;
 	void *pointer = any_pointer(step->b, good, sizeof(args));
@@ -208,6 +240,8 @@ static void create(const struct step *step)
 	else if (refuse)
 		spoil(&args, step->c);
 	memcpy(good, &args, sizeof(args));
+	if (!refuse)
+		refuse = vary_size(good, sizeof(args), step->b >> 24);
 	result = request(CREATE, any_device(step->c), (unsigned long)pointer);
 	if (!result) {
 		if (!is_good(pointer, good) || refuse)
@@ -244,16 +278,51 @@ static void delete(const struct step *step)
 
 static void set_name(const struct step *step)
 {
-	struct fiber_name args = {
-		.size = sizeof(args),
-		.id = step->a >> 40 & 3 ? any_id(step->a) : 0,
-	};
-	void *pointer = any_pointer(step->b, &args, sizeof(args));
+	struct {
+		struct fiber_name args;
+		char tail[TAIL];
+	} sent = { .args = { .id = step->a >> 40 & 3 ? any_id(step->a) : 0 } };
+	struct fiber_name *args = &sent.args;
+	void *pointer = any_pointer(step->b, args, sizeof(*args));
+	bool refuse = vary_size(args, sizeof(*args), step->b >> 32);
 
-	fill_name(args.name, step->c);
+	fill_name(args->name, step->c);
+	if (!(step->b >> 28 & 15)) {
+		args->pad = (uint32_t)step->c | 1;
+		refuse = true;
+	}
 	if (!request(SET_NAME, any_device(step->b >> 16), (unsigned long)pointer) &&
-	    args.name[FIBER_NAME_SIZE - 1] && is_good(pointer, &args))
-		fail("SET_NAME accepted a name without an end");
+	    (args->name[FIBER_NAME_SIZE - 1] || refuse) && is_good(pointer, args))
+		fail("SET_NAME accepted bad arguments");
+}
+
+/* What comes back makes sense, whoever changes the fiber meanwhile. */
+static void stat_fiber(const struct step *step)
+{
+	struct {
+		struct fiber_snapshot args;
+		char tail[TAIL];
+	} sent = { .args = { .id = step->a >> 40 & 3 ? any_id(step->a) : 0 } };
+	struct fiber_snapshot *args = &sent.args;
+	uint64_t id = args->id;
+	void *pointer = any_pointer(step->b, args, sizeof(*args));
+	bool refuse = vary_size(args, sizeof(*args), step->b >> 32);
+
+	args->pad = (uint32_t)step->c;
+	args->state = UINT32_MAX;
+	if (request(STAT, any_device(step->b >> 16), (unsigned long)pointer) ||
+	    !is_good(pointer, args))
+		return;
+	if (refuse)
+		fail("STAT accepted a bad size");
+	if (args->state > FIBER_STATE_FINISHED || args->pad || (id && args->id != id) ||
+	    args->engine != FIBER_ENGINE_KERNEL || !args->parent ||
+	    args->longest_run > args->cpu_time || args->name[FIBER_NAME_SIZE - 1] ||
+	    (args->state == FIBER_STATE_RUNNING) != !!args->thread ||
+	    (args->state == FIBER_STATE_RUNNING && (args->ip || args->sp)))
+		fail("STAT of %llu: state %u thread %u parent %u engine %u ip 0x%llx",
+		     (unsigned long long)args->id, args->state, args->thread, args->parent,
+		     args->engine, (unsigned long long)args->ip);
 }
 
 static uint64_t any_index(uint64_t random)
@@ -270,17 +339,18 @@ static uint64_t any_index(uint64_t random)
 
 static void fls(const struct step *step)
 {
-	struct fiber_fls args = {
-		.size = sizeof(args),
-		.index = any_index(step->a),
-		.value = step->c,
-	};
-	void *pointer = any_pointer(step->b, &args, sizeof(args));
+	struct {
+		struct fiber_fls args;
+		char tail[TAIL];
+	} sent = { .args = { .index = any_index(step->a), .value = step->c } };
+	struct fiber_fls *args = &sent.args;
+	void *pointer = any_pointer(step->b, args, sizeof(*args));
+	bool refuse = vary_size(args, sizeof(*args), step->b >> 32);
 
 	if (!request(step->kind, any_device(step->b >> 16), (unsigned long)pointer) &&
-	    is_good(pointer, &args) && args.index >= FIBER_FLS_MAX)
-		fail("%s accepted the index %llu", kinds[step->kind].name,
-		     (unsigned long long)args.index);
+	    is_good(pointer, args) && (args->index >= FIBER_FLS_MAX || refuse))
+		fail("%s accepted the index %llu, size %u", kinds[step->kind].name,
+		     (unsigned long long)args->index, args->size);
 }
 
 /* Takes all positions, and gives them back. */
@@ -372,6 +442,9 @@ void perform_request(const struct step *step, enum place place)
 		break;
 	case SET_NAME:
 		set_name(step);
+		break;
+	case STAT:
+		stat_fiber(step);
 		break;
 	case SELF:
 	case FLS_ALLOC:

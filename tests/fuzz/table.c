@@ -145,6 +145,29 @@ static void check(const char *what, int err, int one, int other, int third)
 		fail("%s gave %s, which the ABI does not name", what, strerrorname_np(err));
 }
 
+static const int advices[] = {
+	MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_WILLNEED, MADV_MERGEABLE, MADV_HUGEPAGE,
+	MADV_DOFORK, MADV_WIPEONFORK, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ,
+	MADV_POPULATE_WRITE,
+};
+
+#define ADVICES (sizeof(advices) / sizeof(*advices))
+
+/* Elsewhere, if the kernel likes. */
+static char *moved(char *start, size_t length)
+{
+	char *place = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			   -1, 0), *result;
+
+	if (place == MAP_FAILED)
+		return start;
+	result = mremap(start, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+	if (result != MAP_FAILED)
+		return result;
+	munmap(place, length);
+	return start;
+}
+
 static void maps_anew(uint64_t random)
 {
 	size_t length = (random % (LENGTH / 4096) + 1) * 4096, half = length / 4096 / 2 * 4096;
@@ -159,10 +182,71 @@ static void maps_anew(uint64_t random)
 	if (mremap(start, length, length + 4096, MREMAP_MAYMOVE) != MAP_FAILED)
 		fail("the table became longer");
 	if (random >> 33 & 1)
-		madvise(start, length, MADV_DONTNEED);
+		madvise(start, length, advices[(random >> 34) % ADVICES]);
+	if (random >> 40 & 1)
+		start = moved(start, length);
 	if (half)
 		munmap(start, half);
 	munmap(start + half, length - half);
+}
+
+/* A child that has the parent's mapping has no page of it. */
+static void inherits(uint64_t random)
+{
+	char *start = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
+	size_t place = random % (LENGTH / 4096) * 4096;
+	int status = 0;
+	pid_t pid;
+
+	if (start == MAP_FAILED)
+		fail("mmap: %s", strerrorname_np(errno));
+	madvise(start, LENGTH, MADV_DOFORK);
+	pid = fork();
+	if (!pid) {
+		/* The head is always there, for whom it is there at all. */
+		*(volatile char *)(start + (random >> 32 & 1 ? place : 0)) = 1;
+		_exit(0);
+	}
+	if (pid > 0 && waitpid(pid, &status, 0) == pid && !WIFSIGNALED(status))
+		fail("a child wrote to its parent's table");
+	munmap(start, LENGTH);
+}
+
+struct kin {
+	char stack[16384] __attribute__((aligned(16)));
+	uint64_t random;
+};
+
+/* Another process in this memory: it maps, commits and attaches for itself, and leaves that. */
+static int kin_run(void *arg)
+{
+	const struct kin *kin = arg;
+	int own = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
+	char *start = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, own, 0);
+
+	if (!ioctl(device, FIBER_IOC_COMMIT, 1))
+		fail("COMMIT by a process that only shares memory");
+	ioctl(own, FIBER_IOC_COMMIT, kin->random % 2000);
+	ioctl(own, FIBER_IOC_ATTACH, kin->random >> 16 & (AREAS - 1));
+	if (start != MAP_FAILED && kin->random >> 32 & 1)
+		munmap(start, LENGTH);
+	else if (start != MAP_FAILED && kin->random >> 33 & 1)
+		munmap(start + 4096, LENGTH - 4096);
+	if (kin->random >> 34 & 1)
+		syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+	syscall(SYS_exit_group, 0);
+	return 0;
+}
+
+/* The thread waits meanwhile, since both have its thread-local memory. */
+static void shares(uint64_t random)
+{
+	struct kin kin = { .random = random };
+	pid_t pid = clone(kin_run, kin.stack + sizeof(kin.stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
+			  &kin);
+
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
 }
 
 static void *starts(void *seed)
@@ -190,6 +274,12 @@ static void *starts(void *seed)
 			break;
 		case 6:
 			usleep(rest % 300);
+			break;
+		case 7:
+			if (!(rest % 8))
+				inherits(rest >> 3);
+			else if (!(rest % 5))
+				shares(rest >> 3);
 			break;
 		default:
 			sched_yield();

@@ -2,6 +2,7 @@
 /* A worker process: its threads, and all that is done besides requests. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -32,6 +33,10 @@ atomic_int tids[THREADS_MAX + STARTS_MAX], children[4];
 char *stacks;
 char *pages;	/* one to write, one to read, one for nobody */
 char scratch[65536];
+char *late;	/* pages that come when the leader gives them, and go again */
+
+/* Says which of those somebody waits for; -1: they are ordinary ones. */
+static int late_faults = -1;
 
 /* Of this thread. */
 static __thread struct {
@@ -328,6 +333,36 @@ static void vfork_child(const struct step *step)
 		fail("%s gave %ld to a process that only shares memory", kinds[command].name, result);
 }
 
+/* The same memory and a descriptor of its own: fibers of its own, whatever becomes of them. */
+static void kin_child(const struct step *step)
+{
+	long pid;
+
+	if (alone)
+		return;
+	/* On this stack, as above, and with what this thread has in its own memory. */
+	pid = CALL(SYS_clone, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0);
+	if (!pid) {
+		struct fiber_convert args = { .size = sizeof(args), .flags = step->a & 1 };
+		struct fiber_snapshot snapshot = { .size = sizeof(snapshot), .id = 1 };
+		long fd = CALL(SYS_open, FIBER_DEVICE, O_RDWR | O_CLOEXEC, 0, 0);
+
+		/* None of it succeeds or fails for certain: max_fibers may be all but reached. */
+		CALL(SYS_ioctl, fd, FIBER_IOC_CONVERT, &args, 0);
+		CALL(SYS_ioctl, fd, FIBER_IOC_SWITCH, live_id(step->b), 0);
+		CALL(SYS_ioctl, fd, FIBER_IOC_STAT, &snapshot, 0);
+		if (step->a >> 1 & 1)
+			CALL(SYS_ioctl, fd, FIBER_IOC_REVERT, 0, 0);
+		if (step->a >> 2 & 1)
+			CALL(SYS_close, fd, 0, 0, 0);
+		if (step->a >> 3 & 1)
+			CALL(SYS_kill, CALL(SYS_getpid, 0, 0, 0, 0), SIGKILL, 0, 0);
+		end_process(0);
+	}
+	while (pid > 0 && CALL(SYS_wait4, pid, 0, __WALL, 0) == -EINTR)
+		;
+}
+
 __attribute__((noreturn)) static void thread_exit(void)
 {
 	if (alone)
@@ -401,6 +436,9 @@ static void perform(const struct step *step, enum place place)
 		break;
 	case VFORK:
 		vfork_child(step);
+		break;
+	case KIN:
+		kin_child(step);
 		break;
 	case KILL:
 		reap(step->a % ARRAY_SIZE(children), true);
@@ -580,6 +618,48 @@ static bool thread_start(int number)
 	return false;
 }
 
+/*
+ * Late pages, where the kernel has userfaultfd. Only a worker's leader gives them, so that they are
+ * ordinary ones in its children, and where the leader ends first.
+ */
+static void late_setup(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = {
+		.range = { .start = (uintptr_t)late, .len = LATE_PAGES * PAGE },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	late_faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (late_faults >= 0 && !ioctl(late_faults, UFFDIO_API, &api) &&
+	    !ioctl(late_faults, UFFDIO_REGISTER, &range))
+		return;
+	close(late_faults);
+	late_faults = -1;
+}
+
+/* Who has waited goes on; now and then all pages are missing again. */
+static void late_serve(void)
+{
+	static unsigned int turns;
+	struct uffd_msg message;
+
+	if (late_faults < 0)
+		return;
+	while (read(late_faults, &message, sizeof(message)) == sizeof(message)) {
+		struct uffdio_zeropage zero = {
+			.range = {
+				.start = message.arg.pagefault.address & ~(PAGE - 1), .len = PAGE,
+			},
+		};
+
+		/* Two threads may have waited for the same one: EEXIST. */
+		(void)ioctl(late_faults, UFFDIO_ZEROPAGE, &zero);
+	}
+	if (++turns % 8 == 0)
+		madvise(late, LATE_PAGES * PAGE, MADV_DONTNEED);
+}
+
 static void process_setup(void)
 {
 	static const int storms[] = { SIGALRM, SIGUSR1, SIGUSR2 };
@@ -588,7 +668,9 @@ static void process_setup(void)
 	stacks = mmap(NULL, MEMBERS * STACK_SIZE, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	pages = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (stacks == MAP_FAILED || pages == MAP_FAILED)
+	late = mmap(NULL, LATE_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		    -1, 0);
+	if (stacks == MAP_FAILED || pages == MAP_FAILED || late == MAP_FAILED)
 		fail("no memory");
 	/* All but the output is right. */
 	create_args = (void *)(pages + PAGE);
@@ -640,6 +722,8 @@ void worker(int process, uint64_t round)
 	ending = drawn.ending;
 	deadly = drawn.deadly;
 	process_setup();
+	if (ending != LEADER_FIRST)
+		late_setup();
 	device_open();
 	/* The leader starts threads and is no fiber. */
 	sigfillset(&all);
@@ -652,6 +736,7 @@ void worker(int process, uint64_t round)
 			CALL(SYS_exit, 0, 0, 0, 0);
 	while (atomic_load(&living) || started < wanted) {
 		nanosleep(&pause, NULL);
+		late_serve();
 		/* In place of those that ended early. */
 		if (atomic_load(&living) < wanted && started < wanted + STARTS_MAX &&
 		    !atomic_load(&shared->stop) && atomic_load(&shared->calls) < shared->goal)

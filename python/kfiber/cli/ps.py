@@ -40,12 +40,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(main=main)
 
 
+def _report(error: KfiberError) -> None:
+    """Says why a process is left out."""
+    print(f"kfiber: {error}", file=sys.stderr)
+
+
 def main(args: argparse.Namespace) -> int:
     """Prints the list. KfiberError: a process named is not there, or nothing shows fibers."""
     if args.pid:
         fibers = [fiber for pid in sorted(set(args.pid)) for fiber in proc.fibers(pid)]
     else:
-        fibers = proc.all_fibers()
+        fibers = proc.all_fibers(_report)
     if not fibers and not args.pid and not module.SYSFS.exists():
         raise KfiberError(
             "no fibers: the module is not loaded, and no process that you may debug has any of "

@@ -136,29 +136,3 @@ TEST(the_one_who_fills_the_cgroup_is_killed)
 	counters_wait_none();
 	group_end();
 }
-
-/* The cgroup's limit falls below what is in use: nothing is taken from the fibers. */
-static void limit_falls(void)
-{
-	uint64_t last = 0;
-
-	enter(false);
-	convert(0);
-	for (int i = 0; i < 3000; i++)
-		last = create(idle, NULL, FIBER_FLAG_FPU, NULL);
-	(void)file_write(GROUP "/memory.max", "65536");
-	for (int i = 0; i < 100; i++)
-		CHECK_OK(fiber_switch(last));
-	CHECK_OK(fiber_delete(last));
-	revert();
-	(void)file_write(GROUP "/memory.max", "max");
-}
-
-TEST(a_limit_that_falls)
-{
-	counters_wait_none();
-	group_start();
-	in_child(limit_falls);
-	counters_wait_none();
-	group_end();
-}
