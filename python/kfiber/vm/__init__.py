@@ -6,7 +6,10 @@ Layout, each importing only from those above it:
     errors      VmError and the exit statuses
     progress    what a person who waits gets to see
     apt         Debian packages from the machine's own mirrors
+    distribution  the series of kernels, and the suites that have them: one table
+    headers     packages of kernel headers, made to work where they are unpacked
     kernels     kernels to boot, from those packages, in the user's cache
+    debug       the kernel that checks itself, built from Debian's source
     image       the initial file system that a guest starts from
     klog        what a kernel log says went wrong
     clock       the speed of the time stamp counter
