@@ -488,11 +488,12 @@ def sections(data: Data) -> Iterator[str]:
         yield (
             "Each cell of the workload is a fiber. *Time to initialise* is what the main thread "
             "needs to create all other fibers. *Work per fiber* is the time from a fiber's first "
-            "instruction until its last call has ended, the mean of all fibers. In this definition, "
-            "the reference report's, the time counts for which a signal's handler has suspended the "
-            "fiber: one signal a second, after which the fiber waits until somebody happens to choose "
-            "it. In short runs that is luck, so the ratios and the charts leave it out. With three "
-            "processes at once each figure is the mean of the three.\n"
+            "instruction until its last call has ended, the mean of all fibers. In this "
+            "definition, the reference report's, the time counts for which the handler of a signal "
+            "has suspended the fiber: there is one signal a second, and the fiber then waits until "
+            "another one happens to choose it. In short runs that is luck, so the ratios and the "
+            "charts leave it out. With three processes at once each figure is the mean of the "
+            "three.\n"
         )
         yield references(data)
         for name in ("work-physical", "work-virtual", "init-physical", "init-virtual"):
@@ -512,8 +513,8 @@ def sections(data: Data) -> Iterator[str]:
         one = next(records(data, "matrix", machine="counted"))
         yield counted_caption(
             data,
-            f"Workload `cells`, one process, {one['calls']:,} calls a fiber, without suspension; one "
-            "run. The emulator's clock counts one nanosecond an instruction.",
+            f"Workload `cells`, one process, {one['calls']:,} calls a fiber, without suspension; "
+            "one run. The emulator's clock counts one nanosecond an instruction.",
         )
     if any(records(data, "matrix", machine="second")):
         yield "## The matrix on another kernel\n"

@@ -58,18 +58,42 @@ class Mode(NamedTuple):
 WHOLE = ((512, 1024), (1, 3))
 MODES = {
     "quick": Mode(
-        calls=5, repeats=5, sizes=(128, 1024, 4096), seconds=0.05, counted=SIZES[:-1], counted_calls=5,
-        second=((512,), (1,)), native_fibers=(2, 512, 1024), native_passes=4, python_passes=0,
+        calls=5,
+        repeats=5,
+        sizes=(128, 1024, 4096),
+        seconds=0.05,
+        counted=SIZES[:-1],
+        counted_calls=5,
+        second=((512,), (1,)),
+        native_fibers=(2, 512, 1024),
+        native_passes=4,
+        python_passes=0,
     ),
     "default": Mode(
-        calls=30, repeats=5, sizes=SIZES, seconds=0.1, counted=SIZES, counted_calls=30, second=WHOLE,
-        native_fibers=native.NUMBERS, native_passes=4, python_passes=1,
+        calls=30,
+        repeats=5,
+        sizes=SIZES,
+        seconds=0.1,
+        counted=SIZES,
+        counted_calls=30,
+        second=WHOLE,
+        native_fibers=native.NUMBERS,
+        native_passes=4,
+        python_passes=1,
     ),
     "full": Mode(
-        calls=reference.CALLS, repeats=5, sizes=SIZES, seconds=0.5, counted=SIZES, counted_calls=30, second=WHOLE,
-        native_fibers=native.NUMBERS, native_passes=native.PASSES, python_passes=4,
+        calls=reference.CALLS,
+        repeats=5,
+        sizes=SIZES,
+        seconds=0.5,
+        counted=SIZES,
+        counted_calls=30,
+        second=WHOLE,
+        native_fibers=native.NUMBERS,
+        native_passes=native.PASSES,
+        python_passes=4,
     ),
-}  # fmt: skip
+}
 
 
 class Progress:
