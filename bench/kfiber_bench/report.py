@@ -369,6 +369,7 @@ def main(words: list[str]) -> int:
     args = parser.parse_args(words)
     final = not (args.quick or args.here)
     folder = args.output or (ROOT / "docs" if final else ROOT / "build" / "report")
+    folder = folder.resolve()
     if args.page:
         publish(data.load(folder / "report" / "data.json"), folder)
         return 0
