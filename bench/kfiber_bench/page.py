@@ -94,7 +94,8 @@ def counted_caption(data: Data, text: str, exact: bool = True) -> str:
         "the same in each run"
         if exact
         else "the same in each run without tables. With hash and scan the module chooses its "
-        "buckets by a secret key when it is loaded, and means differ by up to ten per cent between loads"
+        "buckets by a secret key when it is loaded, and means differ by up to ten per cent between "
+        "loads"
     )
     return (
         f"*{text} {machine_text(data['machines']['counted'])}, with `-icount`: instructions, "
