@@ -22,7 +22,9 @@ from kfiber_bench import guest
 from kfiber_bench.peers import BUILD
 
 ENTRY = "entry_SYSCALL_64"
-HANDLER = "fiber_ioctl"
+SWITCH = "fiber_switch"
+# Switches that are looked at until two neighbours agree: the first ones enter new fibers.
+ATTEMPTS = 20
 # Far more than a switch takes.
 MOST = 20_000
 SECONDS = 120.0
@@ -111,27 +113,40 @@ def in_kernel(address: int) -> bool:
     return address >> 63 == 1
 
 
-def trace(debugger: Debugger, symbols: Symbols) -> list[int]:
-    """The addresses of one switch, from the kernel's entry until user mode."""
-    entry = symbols.address(ENTRY)
-    debugger.stop()
-    debugger.run_to(symbols.address(HANDLER))
-    address = debugger.where()
-    for _ in range(MOST):
-        if not in_kernel(address):
-            break
-        address = debugger.step()
-    for _ in range(MOST):
-        if address == entry:
-            break
-        address = debugger.step()
+def until_user(debugger: Debugger, address: int) -> list[int]:
+    """The addresses in the kernel from this one on."""
     addresses = []
     while in_kernel(address):
         addresses.append(address)
         if len(addresses) > MOST:
-            raise StepError("the switch did not come to an end")
+            raise StepError("the system call did not come to an end")
         address = debugger.step()
     return addresses
+
+
+def next_call(debugger: Debugger, entry: int) -> list[int]:
+    """The addresses of the next system call of a program that is in user mode."""
+    address = debugger.where()
+    for _ in range(MOST):
+        if address == entry:
+            return until_user(debugger, address)
+        address = debugger.step()
+    raise StepError("the program made no system call")
+
+
+def trace(debugger: Debugger, symbols: Symbols) -> list[int]:
+    """The addresses of one switch, in which it agrees with the one before."""
+    entry, switch = symbols.address(ENTRY), symbols.address(SWITCH)
+    debugger.stop()
+    before: list[int] = []
+    for _ in range(ATTEMPTS):
+        debugger.run_to(switch)
+        until_user(debugger, debugger.where())
+        addresses = next_call(debugger, entry)
+        if switch in addresses and addresses == before:
+            return addresses
+        before = addresses
+    raise StepError("no two switches executed the same instructions")
 
 
 def by_function(addresses: Sequence[int], symbols: Symbols) -> list[dict[str, object]]:

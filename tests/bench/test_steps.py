@@ -14,12 +14,14 @@ LINES = [
     "ffffffffc0000000 fiber_ioctl",
     "ffffffffc0000020 fiber_switch",
 ]
-# User mode, then one system call, then user mode.
-PATH = [
-    0xFFFFFFFFC0000000, 0x401000, 0x401002, 0xFFFFFFFF81000000, 0xFFFFFFFF81000004,
-    0xFFFFFFFF81000010, 0xFFFFFFFFC0000000, 0xFFFFFFFFC0000020, 0xFFFFFFFFC0000024,
-    0xFFFFFFFF81000014, 0x401004,
+CALL = [
+    0xFFFFFFFF81000000, 0xFFFFFFFF81000004, 0xFFFFFFFF81000010, 0xFFFFFFFFC0000000,
+    0xFFFFFFFFC0000020, 0xFFFFFFFFC0000024, 0xFFFFFFFF81000014,
 ]  # fmt: skip
+OTHER_CALL = [0xFFFFFFFF81000000, 0xFFFFFFFF81000010, 0xFFFFFFFFC0000000]
+# From the breakpoint in a switch to the next call's end: three times, the first time no switch.
+STOPPED = [0xFFFFFFFFC0000020, 0xFFFFFFFF81000014, 0x401000, 0x401002]
+PATH = [*STOPPED, *OTHER_CALL, 0x401004, *STOPPED, *CALL, 0x401004, *STOPPED, *CALL, 0x401004]
 
 
 class Machine(threading.Thread):
@@ -36,6 +38,9 @@ class Machine(threading.Thread):
     def answer(self, text):
         self.asked.append(text)
         if text == "s":
+            self._at += 1
+        if text == "c" and self.asked.count("c") > 1:
+            # To the breakpoint again.
             self._at += 1
         if text == "g":
             registers = bytearray(8 * 24)
@@ -66,8 +71,9 @@ def test_one_system_call_is_stepped_through(tmp_path):
     with steps.Debugger(tmp_path / "gdb") as debugger:
         addresses = steps.trace(debugger, symbols)
     machine.join(10)
-    assert addresses == PATH[3:-1]
-    assert machine.asked[:3] == ["Z0,ffffffffc0000000,1", "c", "z0,ffffffffc0000000,1"]
+    assert addresses == CALL
+    assert machine.asked.count("c") == 3
+    assert machine.asked[:3] == ["Z0,ffffffffc0000020,1", "c", "z0,ffffffffc0000020,1"]
     assert steps.by_function(addresses, symbols) == [
         {"function": "entry_SYSCALL_64", "instructions": 2},
         {"function": "do_syscall_64", "instructions": 2},
@@ -77,8 +83,8 @@ def test_one_system_call_is_stepped_through(tmp_path):
 
 
 def test_a_kernel_without_that_function_is_said():
-    with pytest.raises(steps.StepError, match="no function fiber_ioctl"):
-        steps.Symbols(LINES[:2]).address("fiber_ioctl")
+    with pytest.raises(steps.StepError, match="no function fiber_switch"):
+        steps.Symbols(LINES[:2]).address("fiber_switch")
 
 
 def test_a_machine_that_ends_early_is_said():
