@@ -457,7 +457,8 @@ def summary(data: Data) -> str:
         f"work grows with their number: the report has {found['report_512']} times version 1's at "
         f"512 fibers and {found['report_1024']} at 1,024, here it is {found['work_512']} and "
         f"{found['work_1024']}, counted in instructions. Our engines find it "
-        "without a search. `make report` measures all of it anew and writes [the whole comparison](docs/report.md).\n"
+        "without a search. `make report` measures all of it anew and writes "
+        "[the whole comparison](docs/report.md).\n"
     )
 
 
