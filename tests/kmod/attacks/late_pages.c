@@ -6,6 +6,7 @@
  *	FUSE		a read of the file is not answered
  *	userfaultfd	a page is missing, or may not be written to, until somebody says so
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -220,9 +221,29 @@ static void some_fibers(void)
 		create(idle, NULL, FIBER_FLAG_FPU, NULL);
 }
 
+/* Whether a thread of the kernel is in the middle of a work of the module's: "kworker/u4:2+fiber". */
+static bool work_is_running(void)
+{
+	DIR *directory = opendir("/proc");
+	struct dirent *entry;
+	bool running = false;
+
+	CHECK(directory);
+	while ((entry = readdir(directory))) {
+		char path[288], name[64];
+
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		if (*entry->d_name > '0' && *entry->d_name <= '9' &&
+		    !file_read(path, name, sizeof(name)))
+			running |= !!strstr(name, "+fiber");
+	}
+	closedir(directory);
+	return running;
+}
+
 static void hold_memory_of_the_dying(void)
 {
-	struct counters before = counters_read();
+	struct counters before;
 
 	for (uintptr_t i = 0; i < DYING; i++) {
 		char path[48];
@@ -239,10 +260,11 @@ static void hold_memory_of_the_dying(void)
 		end(pid);
 	}
 	/*
-	 * Neither their entries stay nor anybody else's fibers: what frees them waits for no user.
-	 * (A work queue that did would be stuck with a few hundred of these.)
+	 * What frees fibers waits for no user, or a few hundred of these would hold up the work
+	 * queue, and with it everybody's. Their entries stay, for the memory has the descriptor.
 	 */
-	counters_wait(before);
+	WAIT_FOR(!work_is_running());
+	before = counters_read();
 	for (int i = 0; i < 10; i++)
 		in_child(some_fibers);
 	counters_wait(before);
