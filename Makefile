@@ -12,6 +12,7 @@ help:
 	@echo "make fuzz      random requests on the debug kernel; FUZZ=\"--seed N\" for the same again"
 	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
 	@echo "make bench     what a fiber costs, beside others, with a plot; BENCH=... some of it"
+	@echo "make report    the reference report's comparison anew, in docs; REPORT=--quick a short one"
 	@echo "make docs      the documentation, in build/docs"
 	@echo "make wheel     the package for each Python here, in dist"
 	@echo "make check     types, style, and the module's sparse and checkpatch"
@@ -64,13 +65,27 @@ fuzz: build
 soak: build
 	KFIBER_SOAK=600 $(BIN)/python -m pytest -s tests/kmod/test_soak.py --guest-kernel debug --guest-memory 3072
 
-# What draws the plot is installed when it is wanted; without it there is none.
+# What draws pictures, shows progress and computes intervals is installed when it is wanted.
+EXTRAS = $(BIN)/python -c "import matplotlib, rich, scipy" 2>/dev/null || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+KFIBER_BENCH := PYTHONPATH=bench:tools $(BIN)/python -m kfiber_bench
+
+# Without matplotlib it only draws no plot.
 bench: build
 ifneq ($(filter switch,$(or $(BENCH),switch)),)
-	@$(BIN)/python -c "import matplotlib" 2>/dev/null || \
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]" || true
+	@$(EXTRAS) || true
 endif
-	PYTHONPATH=tools $(BIN)/python bench/run.py $(BENCH)
+	$(KFIBER_BENCH) bench $(BENCH)
+
+# The reference report's comparison: docs/report.md, from docs/report/data.json.
+report: build
+	@$(EXTRAS)
+	$(KFIBER_BENCH) report $(REPORT)
+
+# Two short reports agree; ten minutes.
+report-check: build
+	@$(EXTRAS)
+	KFIBER_REPORT=1 $(BIN)/python -m pytest -s tests/bench/test_repeats.py
 
 # What makes it is installed when it is wanted.
 docs: setup
@@ -99,4 +114,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: help setup build demo test test-all test-kernels test-long fuzz soak bench docs wheel check style clean distclean
+.PHONY: help setup build demo test test-all test-kernels test-long fuzz soak bench report report-check docs wheel check style clean distclean

@@ -35,7 +35,7 @@ static double exponential(struct cell *cell, double mean)
 	return -mean * log(u);
 }
 
-static void queue_insert(struct queue *queue, const struct event *event)
+void cell_schedule(struct queue *queue, const struct event *event)
 {
 	int16_t taken = queue->free;
 	struct event *slot = &queue->events[taken];
@@ -95,24 +95,22 @@ uint32_t cell_next(struct queue *queue, struct event *event)
 	}
 }
 
-static void schedule(struct cell *cell, struct queue *queue, enum event_kind kind, double delay,
-		     int16_t channel)
+static struct event new_event(const struct cell *cell, enum event_kind kind, double delay,
+			      int16_t channel)
 {
-	struct event event = {
+	return (struct event){
 		.time = cell->now + delay,
 		.owner = cell->index,
 		.kind = kind,
 		.channel = channel,
 	};
-
-	queue_insert(queue, &event);
 }
 
-static void schedule_arrival(struct cell *cell, struct queue *queue)
+static struct event next_arrival(struct cell *cell)
 {
 	unsigned int hour = (unsigned int)(cell->start_hour + cell->now / 3600.0) % 24;
 
-	schedule(cell, queue, EVENT_ARRIVAL, exponential(cell, arrival_mean[hour]), -1);
+	return new_event(cell, EVENT_ARRIVAL, exponential(cell, arrival_mean[hour]), -1);
 }
 
 /* As strong as needed to be heard through all other calls in progress. */
@@ -130,16 +128,16 @@ static float needed_power(const struct cell *cell, const struct channel *channel
 	return power < POWER_MIN ? POWER_MIN : power > POWER_MAX ? POWER_MAX : power;
 }
 
-static void call_starts(struct cell *cell, struct queue *queue)
+static unsigned int call_starts(struct cell *cell, struct event *news)
 {
 	struct channel *channel;
 	int16_t taken;
 
 	cell->arrivals++;
-	schedule_arrival(cell, queue);
+	news[0] = next_arrival(cell);
 	if (!cell->free_count) {
 		cell->blocked++;
-		return;
+		return 1;
 	}
 	taken = cell->free[--cell->free_count];
 	channel = &cell->channels[taken];
@@ -149,7 +147,8 @@ static void call_starts(struct cell *cell, struct queue *queue)
 	channel->place = (int16_t)cell->used_count;
 	cell->used[cell->used_count++] = taken;
 	cell->started++;
-	schedule(cell, queue, EVENT_END, exponential(cell, CALL_MEAN), taken);
+	news[1] = new_event(cell, EVENT_END, exponential(cell, CALL_MEAN), taken);
+	return 2;
 }
 
 static void call_ends(struct cell *cell, int16_t ended)
@@ -164,18 +163,20 @@ static void call_ends(struct cell *cell, int16_t ended)
 	cell->completed++;
 }
 
-void cell_handle(struct cell *cell, struct queue *queue, const struct event *event)
+unsigned int cell_handle(struct cell *cell, const struct event *event,
+			 struct event news[CELL_NEWS])
 {
 	cell->events++;
 	cell->now = event->time;
 	if (event->kind == EVENT_ARRIVAL)
-		call_starts(cell, queue);
-	else
-		call_ends(cell, event->channel);
+		return call_starts(cell, news);
+	call_ends(cell, event->channel);
+	return 0;
 }
 
 void cell_start(struct cell *cell, struct queue *queue, uint32_t index, uint64_t seed)
 {
+	struct event first;
 	int16_t i;
 
 	memset(cell, 0, sizeof(*cell));
@@ -193,7 +194,8 @@ void cell_start(struct cell *cell, struct queue *queue, uint32_t index, uint64_t
 		queue->days[i] = -1;
 	for (i = 0; i < CELL_EVENTS; i++)
 		queue->events[i].next = (int16_t)(i + 1 < CELL_EVENTS ? i + 1 : -1);
-	schedule_arrival(cell, queue);
+	first = next_arrival(cell);
+	cell_schedule(queue, &first);
 }
 
 const char *cell_audit(const struct cell *cell, const struct queue *queue)

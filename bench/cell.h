@@ -74,8 +74,15 @@ void cell_start(struct cell *cell, struct queue *queue, uint32_t index, uint64_t
  */
 uint32_t cell_next(struct queue *queue, struct event *event);
 
-/* Makes it happen. */
-void cell_handle(struct cell *cell, struct queue *queue, const struct event *event);
+/* An event schedules at most so many others: a call's end and the next arrival. */
+#define CELL_NEWS	2
+
+/* Makes it happen. Returns how many events follow from it and stores them in `news`. */
+unsigned int cell_handle(struct cell *cell, const struct event *event,
+			 struct event news[CELL_NEWS]);
+
+/* Puts an event that cell_handle() gave into the cell's queue. */
+void cell_schedule(struct queue *queue, const struct event *event);
 
 /* What is wrong with the cell's books; NULL: nothing. */
 const char *cell_audit(const struct cell *cell, const struct queue *queue);

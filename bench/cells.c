@@ -9,7 +9,10 @@
  *	SIGALRM		makes the fiber that it hits switch to a random one, from the handler
  *	the last fiber	checks the books of all cells, prints and ends the process
  *
- * What is checked all along: both fiber-local values of a fiber, twice an event;
+ * As in the report's workload, each operation on the event queue, taking an event or putting one
+ * in, gets the queue from the fiber's storage, and each event gets the cell's state from there.
+ *
+ * What is checked all along: both fiber-local values of a fiber at each read;
  * every event's owner; the registers that a call preserves, over each switch;
  * the signal mask, which differs from fiber to fiber; the fiber's own id.
  *
@@ -18,7 +21,6 @@
  * handler counts too.
  */
 #include <errno.h>
-#include <fiber.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -28,14 +30,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "backend.h"
 #include "cell.h"
 
-#define FIBERS_MAX	65000
+#define FIBERS_MAX	BACKEND_FIBERS_MAX
 #define THREADS_MAX	1024
 #define PROCESSES_MAX	64
 #define STACK_SIZE	(64 << 10)
@@ -75,7 +79,7 @@ static const char *const problem_text[PROBLEMS] = {
 struct result {
 	bool complete;
 	char engine[16];
-	double init_seconds, work_seconds;
+	double init_seconds, work_seconds, active_seconds;
 	_Atomic uint64_t switches, busy, alarms, fls_reads;
 	uint64_t events, completed, blocked, in_progress;
 	/* How often, and which fiber was the first. */
@@ -86,12 +90,17 @@ struct result {
 struct station {
 	struct cell cell;
 	struct queue queue;
-	fiber_id_t id;		/* set before any other thread can run fibers */
+	uint64_t id;		/* set before any other thread can run fibers */
 	sigset_t mask;
 	double seconds;		/* until its calls had ended */
+	double suspended;	/* by the handler, in that time and after it */
+	double active;		/* seconds without what it was suspended until then */
 	uint64_t targets;	/* generator of where to go; the handler has its own */
 	uint64_t queue_slot, cell_slot;
 };
+
+/* Which fibers it is run on. */
+static const struct backend *fibers;
 
 /* This process's. Set up before the first switch, then constant but for what is atomic. */
 static struct station *stations;
@@ -118,7 +127,7 @@ static void found(enum problem problem, uint32_t fiber)
 static _Noreturn void give_up(const char *what, int err)
 {
 	fprintf(stderr, "cells: %s: %s%s\n", what, strerror(err),
-		err == ENODEV ? " (mend: load the module: kfiber module load)" : "");
+		err == ENODEV ? " (hint: load the module: kfiber module load)" : "");
 	_exit(1);
 }
 
@@ -130,15 +139,17 @@ static bool sabotage(const char *kind)
 }
 
 /*
- * int canary_switch(fiber_id_t id, uint64_t value[6], int (*function)(fiber_id_t))
+ * int canary_switch(uint64_t id, uint64_t value[6], int (*function)(uint64_t))
  *
  * Loads rbx, rbp and r12 to r15 with the values, calls the function with the
  * id, and stores what is in the registers then.
  *
- * leaky_switch() is a fiber_switch() that loses r12: what --sabotage register is for.
+ * leaky_switch() calls leaky_target and loses r12: what --sabotage register is for.
  */
-int canary_switch(fiber_id_t id, uint64_t value[6], int (*function)(fiber_id_t));
-int leaky_switch(fiber_id_t id);
+int canary_switch(uint64_t id, uint64_t value[6], int (*function)(uint64_t));
+int leaky_switch(uint64_t id);
+extern int (*leaky_target)(uint64_t);
+int (*leaky_target)(uint64_t);
 
 __asm__(
 	".pushsection .text\n"
@@ -194,7 +205,7 @@ __asm__(
 	".cfi_startproc\n\t"
 	"sub $8, %rsp\n\t"
 	".cfi_adjust_cfa_offset 8\n\t"
-	"call fiber_switch@PLT\n\t"
+	"call *leaky_target(%rip)\n\t"
 	"add $8, %rsp\n\t"
 	".cfi_adjust_cfa_offset -8\n\t"
 	"not %r12\n\t"
@@ -207,13 +218,13 @@ __asm__(
 static int switch_and_check(struct station *me, struct station *target)
 {
 	uint64_t set[6], got[6];
-	fiber_id_t self;
+	uint64_t self;
 	int i, err;
 
 	for (i = 0; i < 6; i++)
 		got[i] = set[i] = me->id << 32 ^ target->id << 8 ^ (uint64_t)i;
 	atomic_fetch_add_explicit(&result->switches, 1, memory_order_relaxed);
-	err = canary_switch(target->id, got, sabotage("register") ? leaky_switch : fiber_switch);
+	err = canary_switch(target->id, got, sabotage("register") ? leaky_switch : fibers->switch_to);
 	if (err) {
 		atomic_fetch_sub_explicit(&result->switches, 1, memory_order_relaxed);
 		/* EAGAIN: from a handler that interrupted a switch. */
@@ -224,13 +235,10 @@ static int switch_and_check(struct station *me, struct station *target)
 	}
 	if (memcmp(set, got, sizeof(set)))
 		found(PROBLEM_REGISTER, me->cell.index);
-	if (fiber_self(&self) || self != me->id)
+	if (fibers->self(&self) || self != me->id)
 		found(PROBLEM_IDENTITY, me->cell.index);
 	return err;
 }
-
-/* With this engine the signal mask is the fiber's, else the thread's. */
-static bool masks_travel;
 
 /* Not by memcmp(): of a sigset_t only the part is ever written that the kernel knows. */
 static bool masks_differ(const sigset_t *one, const sigset_t *other)
@@ -247,7 +255,7 @@ static void check_mask(struct station *me)
 {
 	sigset_t mask;
 
-	if (!masks_travel)
+	if (!fibers->masks_travel)
 		return;
 	pthread_sigmask(SIG_SETMASK, NULL, &mask);
 	if (sabotage("mask")) {
@@ -270,80 +278,88 @@ static void on_alarm(int number)
 {
 	uint64_t seed = atomic_fetch_add(&alarm_targets, 1) ^ options.seed;
 	sigset_t before, after;
-	fiber_id_t self;
+	double left;
+	uint64_t self;
 	uint32_t i;
 
 	(void)number;
 	atomic_fetch_add(&result->alarms, 1);
-	if (fiber_self(&self))
+	if (fibers->self(&self))
 		return;
 	for (i = 0; i < options.fibers && stations[i].id != self; i++)
 		;
 	if (i == options.fibers)
 		return;		/* a thread's own fiber: looks for a cell to run already */
 	pthread_sigmask(SIG_SETMASK, NULL, &before);
+	left = seconds_now();
 	switch_and_check(&stations[i], random_station(&seed));
+	stations[i].suspended += seconds_now() - left;
 	pthread_sigmask(SIG_SETMASK, NULL, &after);
-	if (masks_travel && masks_differ(&before, &after))
+	if (fibers->masks_travel && masks_differ(&before, &after))
 		found(PROBLEM_MASK, i);
 }
 
-/* The report's way to its data: both values are read through the fiber's storage. */
-static void read_storage(struct station *me, struct queue **queue, struct cell **cell)
+/*
+ * A value of the fiber's storage, which must be `own`. If it is not, the fiber goes on with its own,
+ * so that a leak is counted and does no more damage.
+ */
+static void *read_storage(struct station *me, uint64_t slot, void *own)
 {
-	uint64_t value[2] = { 0, 0 };
-	int err;
+	uint64_t value = 0;
+	int err = fibers->fls_get(slot, &value);
 
-	err = fiber_fls_get(me->queue_slot, &value[0]);
-	if (!err)
-		err = fiber_fls_get(me->cell_slot, &value[1]);
-	atomic_fetch_add_explicit(&result->fls_reads, 2, memory_order_relaxed);
-	*queue = (struct queue *)(uintptr_t)value[0];
-	*cell = (struct cell *)(uintptr_t)value[1];
-	if (!err && *queue == &me->queue && *cell == &me->cell)
-		return;
+	atomic_fetch_add_explicit(&result->fls_reads, 1, memory_order_relaxed);
+	if (!err && value == (uintptr_t)own)
+		return own;
 	found(PROBLEM_FLS, me->cell.index);
-	/* Goes on with its own, so that a leak is counted and does no more damage. */
-	*queue = &me->queue;
-	*cell = &me->cell;
-	fiber_fls_set(me->queue_slot, (uintptr_t)*queue);
-	fiber_fls_set(me->cell_slot, (uintptr_t)*cell);
+	fibers->fls_set(slot, (uintptr_t)own);
+	return own;
+}
+
+static struct queue *read_queue(struct station *me)
+{
+	return read_storage(me, me->queue_slot, &me->queue);
+}
+
+static struct cell *read_cell(struct station *me)
+{
+	return read_storage(me, me->cell_slot, &me->cell);
 }
 
 static void prepare_storage(struct station *me)
 {
 	int err;
 
-	err = fiber_fls_alloc(&me->queue_slot);
+	err = fibers->fls_alloc(&me->queue_slot);
 	if (!err)
-		err = fiber_fls_alloc(&me->cell_slot);
+		err = fibers->fls_alloc(&me->cell_slot);
 	if (!err)
-		err = fiber_fls_set(me->queue_slot, (uintptr_t)&me->queue);
+		err = fibers->fls_set(me->queue_slot, (uintptr_t)&me->queue);
 	if (!err)
-		err = fiber_fls_set(me->cell_slot, (uintptr_t)&me->cell);
+		err = fibers->fls_set(me->cell_slot, (uintptr_t)&me->cell);
 	if (err)
 		give_up("fiber-local storage", err);
 }
 
 static void handle_events(struct station *me)
 {
-	struct queue *queue;
-	struct event event;
-	struct cell *cell;
+	struct event event, news[CELL_NEWS];
+	unsigned int i, count;
 	uint64_t handled;
 
 	for (handled = 0; me->cell.completed < options.calls; handled++) {
-		read_storage(me, &queue, &cell);
-		if (cell_next(queue, &event) != me->cell.index)
+		if (cell_next(read_queue(me), &event) != me->cell.index)
 			found(PROBLEM_OWNER, me->cell.index);
-		cell_handle(cell, queue, &event);
+		count = cell_handle(read_cell(me), &event, news);
+		for (i = 0; i < count; i++)
+			cell_schedule(read_queue(me), &news[i]);
 		if (handled % MASK_INTERVAL)
 			continue;
 		check_mask(me);
 		if (sabotage("fls")) {
 			struct station *other = &stations[(me->cell.index + 1) % options.fibers];
 
-			fiber_fls_set(me->queue_slot, (uintptr_t)&other->queue);
+			fibers->fls_set(me->queue_slot, (uintptr_t)&other->queue);
 		}
 	}
 }
@@ -354,7 +370,7 @@ static void open_up(const struct station *me)
 {
 	sigset_t alarm;
 
-	if (masks_travel) {
+	if (fibers->masks_travel) {
 		pthread_sigmask(SIG_SETMASK, &me->mask, NULL);
 	} else {
 		sigemptyset(&alarm);
@@ -373,6 +389,7 @@ static void run_station(void *arg)
 	open_up(me);
 	handle_events(me);
 	me->seconds = seconds_now() - started;
+	me->active = me->seconds - me->suspended;
 	if (atomic_fetch_sub(&unfinished, 1) == 1)
 		finish();
 	for (;;) {
@@ -394,12 +411,14 @@ static void set_alarm(double seconds)
 	setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-static void block_all(void)
+/* Nothing else: what ends a program ends this one too, whichever thread or fiber it hits. */
+static void block_alarm(void)
 {
-	sigset_t all;
+	sigset_t alarm;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	sigemptyset(&alarm);
+	sigaddset(&alarm, SIGALRM);
+	pthread_sigmask(SIG_SETMASK, &alarm, NULL);
 }
 
 static int report(const struct result *results);
@@ -409,7 +428,7 @@ static void finish(void)
 {
 	uint32_t i;
 
-	block_all();
+	block_alarm();
 	set_alarm(0);
 	for (i = 0; i < options.fibers; i++) {
 		const struct station *station = &stations[i];
@@ -418,12 +437,14 @@ static void finish(void)
 		    station->cell.completed != options.calls)
 			found(PROBLEM_BOOKS, i);
 		result->work_seconds += station->seconds;
+		result->active_seconds += station->active;
 		result->events += station->cell.events;
 		result->completed += station->cell.completed;
 		result->blocked += station->cell.blocked;
 		result->in_progress += station->cell.used_count;
 	}
 	result->work_seconds /= options.fibers;
+	result->active_seconds /= options.fibers;
 	result->complete = true;
 	if (options.processes > 1)
 		_exit(0);	/* the parent reports */
@@ -435,12 +456,12 @@ static void *run_thread(void *arg)
 	uint64_t seed = options.seed ^ (uint64_t)(uintptr_t)arg << 32;
 	int err;
 
-	err = fiber_convert(0, NULL);
+	err = fibers->convert(NULL);
 	if (err)
-		give_up("fiber_convert", err);
+		give_up("convert", err);
 	pthread_barrier_wait(&all_exist);
 	for (;;) {
-		err = fiber_switch(random_station(&seed)->id);
+		err = fibers->switch_to(random_station(&seed)->id);
 		if (!err || err != EBUSY)
 			break;
 		atomic_fetch_add_explicit(&result->busy, 1, memory_order_relaxed);
@@ -464,17 +485,16 @@ static void prepare_station(struct station *me, uint32_t index, uint64_t seed)
 
 static void create_fibers(void)
 {
-	char name[FIBER_NAME_MAX + 1];
-	struct fiber_attr attr = { .stack_size = STACK_SIZE, .name = name };
+	char name[32];
 	double started = seconds_now();
 	uint32_t i;
 	int err;
 
 	for (i = 1; i < options.fibers; i++) {
 		snprintf(name, sizeof(name), "cell %u", i);
-		err = fiber_create(&stations[i].id, run_station, &stations[i], &attr);
+		err = fibers->create(&stations[i].id, run_station, &stations[i], name, STACK_SIZE);
 		if (err)
-			give_up("fiber_create", err);
+			give_up("create", err);
 	}
 	result->init_seconds = seconds_now() - started;
 }
@@ -487,15 +507,16 @@ static _Noreturn void run_process(unsigned int number)
 	uintptr_t i;
 	int err;
 
-	masks_travel = fiber_engine() && !strcmp(fiber_engine(), "kernel");
-	if (!masks_travel) {
+	fibers = backend_open();
+	leaky_target = fibers->switch_to;
+	if (!fibers->masks_travel) {
 		if (options.sabotage && !strcmp(options.sabotage, "mask"))
 			give_up("--sabotage mask: this engine's masks are the threads'", EINVAL);
 		/* The handler's mask would stay with the thread when it switches. */
 		action.sa_flags |= SA_NODEFER;
 	}
 	/* Threads and fibers inherit it; each fiber opens up when it is ready. */
-	block_all();
+	block_alarm();
 	sigaction(SIGALRM, &action, NULL);
 
 	stations = mmap(NULL, options.fibers * sizeof(*stations), PROT_READ | PROT_WRITE,
@@ -513,10 +534,10 @@ static _Noreturn void run_process(unsigned int number)
 		if (err)
 			give_up("pthread_create", err);
 	}
-	err = fiber_convert(0, &stations[0].id);
+	err = fibers->convert(&stations[0].id);
 	if (err)
-		give_up("fiber_convert", err);
-	snprintf(result->engine, sizeof(result->engine), "%s", fiber_engine());
+		give_up("convert", err);
+	snprintf(result->engine, sizeof(result->engine), "%s", fibers->name);
 	create_fibers();
 	pthread_barrier_wait(&all_exist);
 	set_alarm(options.alarm);
@@ -539,6 +560,7 @@ static void add_up(struct result *sum, const struct result *results)
 		sum->complete &= one->complete;
 		sum->init_seconds += one->init_seconds / options.processes;
 		sum->work_seconds += one->work_seconds / options.processes;
+		sum->active_seconds += one->active_seconds / options.processes;
 		sum->switches += one->switches;
 		sum->busy += one->busy;
 		sum->alarms += one->alarms;
@@ -560,8 +582,9 @@ static void print_json(const struct result *sum, const struct result *results, b
 	       ", \"threads\": %u, \"processes\": %u, \"seed\": %" PRIu64 ", \"alarm_seconds\": %g",
 	       sum->engine, options.fibers, options.calls, options.threads, options.processes,
 	       options.seed, options.alarm);
-	printf(", \"init_seconds\": %.6f, \"work_per_fiber_seconds\": %.6f", sum->init_seconds,
-	       sum->work_seconds);
+	printf(", \"init_seconds\": %.6f, \"work_per_fiber_seconds\": %.6f"
+	       ", \"active_per_fiber_seconds\": %.6f",
+	       sum->init_seconds, sum->work_seconds, sum->active_seconds);
 	printf(", \"switches\": %" PRIu64 ", \"switches_busy\": %" PRIu64 ", \"alarms\": %" PRIu64
 	       ", \"fls_reads\": %" PRIu64 ", \"events\": %" PRIu64
 	       ", \"calls_completed\": %" PRIu64 ", \"calls_blocked\": %" PRIu64
@@ -581,6 +604,7 @@ static void print_table(const struct result *sum, bool verified)
 	       options.fibers, options.calls, options.threads, options.processes, sum->engine);
 	printf("  time to initialise      %14.6f s\n", sum->init_seconds);
 	printf("  work per fiber          %14.6f s\n", sum->work_seconds);
+	printf("  without suspension      %14.6f s\n", sum->active_seconds);
 	printf("  switches                %14" PRIu64 "\n", sum->switches);
 	printf("  switches to busy fibers %14" PRIu64 "\n", sum->busy);
 	printf("  alarms                  %14" PRIu64 "\n", sum->alarms);
@@ -622,9 +646,20 @@ static int report(const struct result *results)
 	return verified ? 0 : 1;
 }
 
+/* The calling process is killed when its parent ends, however that happens. */
+static void end_with(pid_t parent)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+		give_up("prctl", errno);
+	/* It may have ended before. */
+	if (getppid() != parent)
+		_exit(1);
+}
+
 /* Children wait for the end of the pipe, so that they start together. */
 static int run_processes(struct result *results)
 {
+	const pid_t parent = getpid();
 	int gate[2], status, failed = 0;
 	unsigned int i;
 	char byte;
@@ -640,6 +675,7 @@ static int run_processes(struct result *results)
 			continue;
 		result = &results[i];
 		close(gate[1]);
+		end_with(parent);
 		if (read(gate[0], &byte, 1) < 0)
 			give_up("read", errno);
 		run_process(i);
@@ -656,14 +692,15 @@ static const char usage[] =
 	"usage: cells [options]\n"
 	"\n"
 	"Simulates a cellular network with a fiber for each cell, and checks that no\n"
-	"fiber ever sees another one's events, storage, registers or (engine kernel)\n"
-	"signal mask.\n"
+	"fiber ever sees another one's events, storage, registers or, with engines kernel\n"
+	"and swapcontext, signal mask.\n"
 	"\n"
 	"  --fibers N      cells, one a fiber (512)\n"
 	"  --calls N       calls that each cell completes (15000)\n"
 	"  --threads N     threads that run the fibers (one a CPU)\n"
 	"  --processes N   processes that do all of it at once (1)\n"
-	"  --engine E      engine of libfiber (auto)\n"
+	"  --engine E      of libfiber: kernel, mapped, local, auto; or swapcontext, the\n"
+	"                  C library's own at user level (auto)\n"
 	"  --seed N        what happens in the cells follows from it (1)\n"
 	"  --alarm SEC     time between switches from the SIGALRM handler, 0 for none (1)\n"
 	"  --json          one JSON object instead of a table\n"
@@ -779,8 +816,8 @@ static void parse_options(int argc, char **argv)
 	}
 	if (options.threads > options.fibers)
 		usage_error("--threads is more than there are fibers", NULL);
-	if (fiber_set_engine(options.engine))
-		usage_error("--engine is not one of libfiber's", options.engine);
+	if (!backend_choose(options.engine))
+		usage_error("--engine is one of " BACKEND_NAMES ", not", options.engine);
 }
 
 int main(int argc, char **argv)

@@ -5,17 +5,9 @@
  *
  *	memory FIBERS [fpu]	says "ready", waits for a line, makes them, says "done", waits again
  */
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "request.h"
-#include "uapi/fiber.h"
 
 #define STACK 65536
 
@@ -24,13 +16,12 @@ static uint64_t main_fiber;
 
 static void two_slots(void *unused)
 {
-	uint64_t index;
+	struct request back = switch_request(device, main_fiber);
 
 	(void)unused;
 	for (int i = 0; i < 2; i++)
-		if (ioctl(device, FIBER_IOC_FLS_ALLOC, &index))
-			fail("fls");
-	request(device, FIBER_IOC_SWITCH, main_fiber);
+		fls_alloc(device);
+	send(&back);
 }
 
 static void hand_over(const char *word)
@@ -44,30 +35,27 @@ static void hand_over(const char *word)
 int main(int argc, char **argv)
 {
 	long fibers = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
-	struct fiber_convert convert = { .size = sizeof(convert) };
-	struct fiber_create args = { .size = sizeof(args), .entry = (uintptr_t)two_slots, .stack_size = STACK };
+	unsigned int fpu = argc > 2 && !strcmp(argv[2], "fpu");
+	struct request visit, creation;
+	struct fiber_create args;
 	void *stack;
 
-	device = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
-	if (device < 0)
-		fail(FIBER_DEVICE);
-	if (ioctl(device, FIBER_IOC_CONVERT, &convert))
-		fail("convert");
-	main_fiber = convert.id;
+	device = device_open();
+	main_fiber = convert(device, 0);
 	stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (stack == MAP_FAILED)
 		fail("mmap");
 	memset(stack, 0, STACK);
-	args.stack_start = (uintptr_t)stack;
-	if (argc > 2 && !strcmp(argv[2], "fpu"))
-		args.flags = FIBER_FLAG_FPU;
+	create_prepare(&args, two_slots, 0, stack, STACK, fpu);
+	creation = create_request(device, &args);
 
 	hand_over("ready");
 	for (long i = 0; i < fibers; i++) {
 		snprintf(args.name, sizeof(args.name), "fiber %ld", i);
-		if (ioctl(device, FIBER_IOC_CREATE, &args))
+		if (send(&creation))
 			fail("create");
-		if (request(device, FIBER_IOC_SWITCH, args.id))
+		visit = switch_request(device, args.id);
+		if (send(&visit))
 			fail("switch");
 	}
 	hand_over("done");

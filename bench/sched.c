@@ -1,37 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a switch of the CPU costs: two threads that yield to each other on one processor, watched
- * by the module ("attached") or not. Prints the median and the least of the cycle counter's
- * advance a switch, and how many there were; under QEMU's -icount that counts instructions.
+ * What a switch of the CPU costs: two threads that yield to each other on one processor. They are
+ * no fibers, or fibers that the module switches ("converted"), or threads with a status table
+ * ("attached"). Prints the median and the least of the cycle counter's advance a switch, and how
+ * many there were; under QEMU's -icount that counts instructions.
  */
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 
 #include "request.h"
-#include "uapi/fiber.h"
 
 #define ROUNDS 2001
 
-static bool attached;
+static bool attached, converted;
 static int device;
 static volatile int stop;
 
-static void attach(unsigned long number)
+static void take_part(unsigned long number)
 {
-	if (attached && request(device, FIBER_IOC_ATTACH, number))
-		fail("FIBER_IOC_ATTACH");
+	if (attached)
+		attach(device, number);
+	if (converted)
+		convert(device, 0);
 }
 
 static void *yields(void *arg)
 {
-	attach(2);
+	take_part(2);
 	while (!stop)
 		sched_yield();
 	return arg;
@@ -53,19 +49,18 @@ int main(int argc, char **argv)
 	int i;
 
 	attached = argc == 2 && !strcmp(argv[1], "attached");
-	if (attached) {
-		device = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
-		if (device < 0 || mmap(NULL, FIBER_TABLE_SIZE(1), PROT_READ | PROT_WRITE,
-				       MAP_SHARED, device, 0) == MAP_FAILED)
-			fail(FIBER_DEVICE);
-	}
+	converted = argc == 2 && !strcmp(argv[1], "converted");
+	if (attached || converted)
+		device = device_open();
+	if (attached)
+		table_map(device);
 	CPU_ZERO(&cpus);
 	CPU_SET(0, &cpus);
 	/* Of this class the one that yields always goes last. */
 	if (sched_setaffinity(0, sizeof(cpus), &cpus) || sched_setscheduler(0, SCHED_FIFO, &first) ||
 	    pthread_create(&other, NULL, yields, NULL))
 		fail("cannot start");
-	attach(1);
+	take_part(1);
 	for (i = 0; i < 100; i++)
 		sched_yield();
 	for (i = 0; i < ROUNDS; i++) {

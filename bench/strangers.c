@@ -31,7 +31,6 @@
 #include <unistd.h>
 
 #include "request.h"
-#include "uapi/fiber.h"
 
 #define TURNS_MAX	99
 #define READERS_MAX	64
@@ -94,21 +93,26 @@ static _Noreturn void reader(pid_t victim)
 /* Pairs a second. */
 static double turn(bool beside)
 {
-	struct fiber_create args = {
-		.size = sizeof(args), .entry = 65536, .stack_start = 65536, .stack_size = 65536,
-	};
 	unsigned long reads = atomic_load(&shared->reads);
+	struct request creation, deletion;
+	struct fiber_create args;
 	double begin;
 
+	/* It never runs: any addresses do. */
+	create_prepare(&args, (void (*)(void *))65536, 0, (void *)65536, 65536, 0);
+	creation = create_request(device, &args);
 	atomic_store(&shared->reading, beside);
 	/* They have begun, all of them if they are fair to each other. */
 	while (beside && atomic_load(&shared->reads) < reads + 100)
 		;
 	begin = now();
-	for (int i = 0; i < PAIRS; i++)
-		if (request(device, FIBER_IOC_CREATE, (unsigned long)&args) ||
-		    request(device, FIBER_IOC_DELETE, args.id))
+	for (int i = 0; i < PAIRS; i++) {
+		long err = send(&creation);
+
+		deletion = delete_request(device, args.id);
+		if (err || send(&deletion))
 			fail("create and delete");
+	}
 	return PAIRS / (now() - begin);
 }
 
@@ -129,7 +133,6 @@ int main(int argc, char **argv)
 {
 	int readers = argc > 1 ? atoi(argv[1]) : 4, turns = argc > 2 ? atoi(argv[2]) : 9;
 	double alone[TURNS_MAX], beside[TURNS_MAX], ratios[TURNS_MAX];
-	struct fiber_convert convert = { .size = sizeof(convert) };
 	pid_t pids[READERS_MAX], self = getpid();
 
 	if (argc > 3 || readers < 1 || readers > READERS_MAX || turns < 1 || turns > TURNS_MAX) {
@@ -145,11 +148,8 @@ int main(int argc, char **argv)
 		      -1, 0);
 	if (shared == MAP_FAILED)
 		fail("mmap");
-	device = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
-	if (device < 0)
-		fail(FIBER_DEVICE);
-	if (request(device, FIBER_IOC_CONVERT, (unsigned long)&convert))
-		fail("convert");
+	device = device_open();
+	convert(device, 0);
 	stay(VICTIMS_PROCESSOR, true);
 	for (int i = 0; i < readers; i++) {
 		pids[i] = fork();

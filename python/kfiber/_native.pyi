@@ -118,7 +118,8 @@ class Fiber:
     ) -> Self:
         """A new fiber that will call `target(*args)`; `functools.partial` gives it keywords.
 
-        `name` is shown by all tools, its first 63 bytes at least; default: the target's qualified
+        `name` is shown by all tools; the kernel and the status table keep its first 63 bytes in
+        UTF-8, cut between characters, and `Fiber.name` keeps all. Default: the target's qualified
         name. `stack_size` is in bytes, at least 64 KiB (what is less than 256 KiB becomes that from
         3.13 on), 1 MiB by default; memory is taken as it is used, recursion is limited by it. Up to
         3.13 a level of recursion in C counts as 1 KiB. Where it takes more, as through

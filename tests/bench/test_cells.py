@@ -3,7 +3,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,15 @@ BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).resolve().parents[2] 
 CELLS = BUILD / "bench" / "cells"
 
 guest = pytest.mark.guest
-# Engine `local` needs no module.
+# Engine `local` and swapcontext() need no module.
 every_engine = pytest.mark.parametrize(
     "engine",
-    ["local", pytest.param("mapped", marks=guest), pytest.param("kernel", marks=guest)],
+    [
+        "local",
+        "swapcontext",
+        pytest.param("mapped", marks=guest),
+        pytest.param("kernel", marks=guest),
+    ],
 )
 
 
@@ -41,6 +48,7 @@ def measure(*options):
     ("engine", "calls", "alarm"),
     [
         ("local", 10000, 0.001),
+        ("swapcontext", 10000, 0.001),
         pytest.param("mapped", 1000, 0.01, marks=guest),
         pytest.param("kernel", 1000, 0.01, marks=guest),
     ],
@@ -53,13 +61,20 @@ def test_verifies_itself_with_two_threads_and_alarms(engine, calls, alarm):
     assert result["verified"] is True
     assert result["engine"] == engine
     assert result["calls_completed"] == 64 * calls
-    # Each event reads two values.
-    assert result["fls_reads"] == 2 * result["events"]
+    # The queue is read to take each event and to put each new one in, the cell for each event. A
+    # call in progress has its end in the queue; every other event that was put in was taken.
+    assert result["fls_reads"] == 3 * result["events"] + result["calls_in_progress"]
     assert result["events"] >= 2 * 64 * calls
     assert result["alarms"] >= 10
     assert result["switches"] >= 64
     assert result["init_seconds"] > 0
-    assert result["work_per_fiber_seconds"] > 0
+    # A fiber that the handler suspends is not active meanwhile.
+    assert 0 < result["active_per_fiber_seconds"] <= result["work_per_fiber_seconds"]
+
+
+def test_reads_storage_as_often_as_the_report():
+    result = measure("--engine", "local", "--fibers", 24, "--calls", 15000)
+    assert result["fls_reads"] / 24 == pytest.approx(90_000, rel=0.05)
 
 
 @every_engine
@@ -125,6 +140,60 @@ def test_fails_when_something_leaks(kind, complaint):
     (line,) = done.stderr.splitlines()
     assert complaint in line
     assert json.loads(done.stdout)["verified"] is False
+
+
+def alive_in(group):
+    """The processes of a process group that are no zombies."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, its_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == group and state not in "ZX":
+            found.append(int(folder.name))
+    return found
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@every_engine
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill), (signal.SIGKILL, os.kill)],
+    ids=["Ctrl-C", "SIGTERM", "SIGKILL"],
+)
+def test_ends_when_told_and_leaves_no_process(engine, processes, number, whom):
+    words = ["--engine", engine, "--fibers", 8, "--calls", 10**8, "--processes", processes]
+    program = subprocess.Popen(
+        # A shell's background jobs ignore SIGINT, and their children would.
+        ["env", "--default-signal=INT", CELLS, *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        # The children, or the threads of the only process, run.
+        wait_until(
+            lambda: (
+                len(alive_in(program.pid)) == processes + 1
+                if processes > 1
+                else len(os.listdir(f"/proc/{program.pid}/task")) > 1 or os.cpu_count() == 1
+            )
+        )
+        whom(program.pid, number)
+        assert program.wait(60) == -number
+        wait_until(lambda: not alive_in(program.pid))
+    finally:
+        for pid in alive_in(program.pid):
+            os.kill(pid, signal.SIGKILL)
+        program.wait()
 
 
 @every_engine

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """How passes go round what is compared, and what rows come of it."""
 
-import native
-import peers
 import pytest
-from peers import Peer, PeerError
+
+from kfiber_bench import native, peers
+from kfiber_bench.peers import Peer, PeerError
 
 
 def test_each_pass_goes_round_all():

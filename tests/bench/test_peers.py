@@ -5,8 +5,9 @@ import os
 import subprocess
 from pathlib import Path
 
-import peers
 import pytest
+
+from kfiber_bench import peers
 
 BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).resolve().parents[2] / "build"))
 
@@ -87,7 +88,7 @@ def test_what_is_missing_is_said_with_its_packages(monkeypatch, tmp_path):
     monkeypatch.setattr(peers, "BUILD", tmp_path)
     reasons = peers.missing()
     assert set(reasons) == set(peers.PEERS)
-    lines = peers.mend(reasons)
+    lines = peers.hints(reasons)
     assert "left out: Boost fcontext: peer_boost is not built" in lines
     (packages,) = (line for line in lines if "apt-get install" in line)
     assert "libboost-context-dev libwine-dev wine64 wine64-tools;" in packages
@@ -95,4 +96,4 @@ def test_what_is_missing_is_said_with_its_packages(monkeypatch, tmp_path):
 
 
 def test_nothing_is_said_when_all_is_there():
-    assert peers.mend({}) == []
+    assert peers.hints({}) == []

@@ -4,9 +4,10 @@
 import sys
 from xml.etree import ElementTree
 
-import plot
 import pytest
-from row import row
+
+from kfiber_bench import plot
+from kfiber_bench.row import row
 
 ROWS = [
     row("switch", 13.0 * scale, "ns", engine=engine, peer=peer, fibers=fibers, spread=0.5)

@@ -2,7 +2,8 @@
 """Rows of results, and the tables of them."""
 
 import pytest
-from row import curves, matrix, row, table
+
+from kfiber_bench.row import curves, matrix, row, table
 
 ROWS = [
     row("switch", 13.04, "ns", engine="local", fibers=2, spread=0.31),

@@ -59,7 +59,7 @@ TEST(structures_have_their_published_layout)
 	CHECK_EQ(FIBER_IOC_STAT, 0xfb09);
 	CHECK_EQ(FIBER_IOC_FLS_GET, 0xfb13);
 	CHECK_EQ(FIBER_IOC_ATTACH, 0xfb21);
-	CHECK_EQ(sizeof(struct fiber_table), 88);
+	CHECK_EQ(sizeof(struct fiber_table), 96);
 	CHECK_EQ(sizeof(struct fiber_slot), 192);
 	CHECK_EQ(offsetof(struct fiber_slot, state), 56);
 	CHECK_EQ(offsetof(struct fiber_slot, name), 128);

@@ -17,9 +17,11 @@ BUILD = Path(os.environ.get("KFIBER_BUILD", ROOT / "build")) / "lib"
 
 def test_hello(tmp_path):
     text = (ROOT / "README.md").read_text()
-    code = re.search(r"^    #include <fiber.h>\n(?:    .*\n|\n)*    \}\n", text, re.MULTILINE)[0]
+    code = re.search(
+        r"^    #include <.*>\n(?:    .*\n|\n)*?    \}\n(?!\n?    )", text, re.MULTILINE
+    )[0]
     source = tmp_path / "hello.c"
-    source.write_text("#include <stdio.h>\n" + textwrap.dedent(code))
+    source.write_text(textwrap.dedent(code))
     program = tmp_path / "hello"
     compiler = ["cc", "-Wall", "-Werror", f"-I{ROOT / 'lib/include'}", source, "-o", program]
     subprocess.run([*compiler, f"-L{BUILD}", f"-Wl,-rpath,{BUILD}", "-lfiber"], check=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("KFIBER_BUILD", ROOT / "build")) / "bench" / "peers"
 # Where Debian's wine64 lies without the package that puts it into the path.
 WINE = "/usr/lib/wine/wine64"
@@ -86,6 +86,8 @@ BOOST = Peer("boost", "Boost fcontext", packages=("libboost-context-dev",))
 BOOST_PROTECTED = Peer("boost_protected", "Boost protected", packages=("libboost-context-dev",))
 # No package of Debian's: whoever has it where the compiler looks gets it compared.
 LIBCO = Peer("libco", "libco")
+# No package either, one header. A switch is a yield and a resume.
+MINICORO = Peer("minicoro", "minicoro")
 # Its mappings reach the kernel's limit beyond.
 WINE_FIBERS = Peer(
     "wine", "Wine SwitchToFiber", packages=("wine64", "wine64-tools", "libwine-dev"),
@@ -94,7 +96,7 @@ WINE_FIBERS = Peer(
 SWAPCONTEXT = Peer("ucontext", "swapcontext", share=0.2)
 
 PEERS = (
-    FULL, FULL_HINT, PLAIN, BOOST, BOOST_PROTECTED, LIBCO, WINE_FIBERS, SWAPCONTEXT,
+    FULL, FULL_HINT, PLAIN, BOOST, BOOST_PROTECTED, LIBCO, MINICORO, WINE_FIBERS, SWAPCONTEXT,
 )  # fmt: skip
 
 
@@ -109,15 +111,17 @@ def missing() -> dict[Peer, str]:
     return reasons
 
 
-def mend(reasons: dict[Peer, str]) -> list[str]:
+def hints(reasons: dict[Peer, str]) -> list[str]:
     """Lines for people: what is left out, and what would bring it."""
     lines = [f"left out: {peer.name}: {reason}" for peer, reason in reasons.items()]
     packages = sorted({package for peer in reasons for package in peer.packages})
     if packages:
         lines.append(
-            f"mend: apt-get install --no-install-recommends {' '.join(packages)}; "
+            f"hint: apt-get install --no-install-recommends {' '.join(packages)}; "
             "PATH=.venv/bin:$PATH meson setup --reconfigure --clearcache build"
         )
     if LIBCO in reasons:
-        lines.append("mend: libco is no Debian package; libco.h and -lco where cc finds them do")
+        lines.append("hint: libco is no Debian package; libco.h and -lco where cc finds them do")
+    if MINICORO in reasons:
+        lines.append("hint: minicoro is no Debian package; CPATH=FOLDER with minicoro.h does")
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from row import Row, curves
+from kfiber_bench.row import Row, curves
 
 
 def draw(rows: list[Row], title: str, path: Path) -> bool:

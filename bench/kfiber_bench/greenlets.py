@@ -17,11 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from native import Figures, engine, interleave, machine
-from peers import PeerError
-from row import Row, row
-
 from interpreters import environment
+from kfiber_bench.native import Figures, engine, interleave, machine
+from kfiber_bench.peers import PeerError
+from kfiber_bench.row import Row, row
 
 PROGRAM = Path(__file__).with_name("coroutine.py")
 # Those that the goals are for.

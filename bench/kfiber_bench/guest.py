@@ -5,77 +5,124 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-import peers
-from row import Row, row
+from kfiber_bench import peers
+from kfiber_bench.row import Row, row
 
-ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "build" / "bench"
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("KFIBER_BUILD", ROOT / "build")) / "bench"
 CGROUP = Path("/sys/fs/cgroup")
 FIBERS = 50_000
 LOOKUPS = ("direct", "hash", "scan")
-# So many other fibers, to see what depends on their number.
-CROWDS = (0, 512, 1024)
+# So many fibers in the process, to see what depends on their number.
+NUMBERS = (128, 512, 1024, 2048)
+
+
+class Cost(NamedTuple):
+    """What a request costs: the figure, and the least and most of what it stands for."""
+
+    value: float
+    least: float
+    most: float
 
 
 def reload(lookup: str) -> None:
-    subprocess.run(["rmmod", "fiber"], check=True)
+    """Loads the module anew with that look-up."""
+    if Path("/sys/module/fiber").exists():
+        subprocess.run(["rmmod", "fiber"], check=True)
     subprocess.run(["insmod", os.environ["KFIBER_MODULE"], f"lookup={lookup}"], check=True)
 
 
-def counts(crowd: int, *flags: str) -> dict[str, tuple[float, float]]:
-    """Median and least of each of counts.c's cases."""
-    words = [str(BUILD / "counts"), str(crowd), *flags]
+def counts(fibers: int, *flags: str) -> dict[str, Cost]:
+    """What counts.c prints, by request."""
+    words = [str(BUILD / "counts"), str(fibers), *flags]
     output = subprocess.run(words, check=True, text=True, capture_output=True).stdout
-    cases = (line.split() for line in output.splitlines())
-    return {name: (float(median), float(least)) for name, median, least, _ in cases}
+    lines = (line.split() for line in output.splitlines())
+    return {name: Cost(*map(float, figures)) for name, *figures in lines}
 
 
 def instructions() -> Iterator[Row]:
-    """A switch of each look-up, in each crowd. Each kind of machine boot gives the same figures."""
-    switches: dict[tuple[str, int], float] = {}
+    """Requests, and a switch of each look-up over the number of fibers."""
+    reload("direct")
+    yield from requests()
+    laps: dict[str, list[float]] = {}
     for lookup in LOOKUPS:
         reload(lookup)
-        for crowd in CROWDS:
-            figures = counts(crowd)
-            switches[lookup, crowd] = figures["switch"][0]
-            if lookup != "direct" or crowd:
-                continue
-            null, least = figures["null_ioctl"]
-            yield row("null ioctl", null, "instructions", spread=null - least)
-            figures["switch, whole FPU state of both"] = counts(0, "fpu")["switch_fpu"]
-            for case, goal in (
-                ("switch", 1.5),
-                ("switch, whole FPU state of both", 1.6),
-                ("fls_get", None),
-            ):
-                median, least = figures[case]
-                yield row(
-                    case,
-                    median,
-                    "instructions",
-                    peer="null ioctl",
-                    ratio=median / null,
-                    goal=goal,
-                    spread=median - least,
-                )
-            yield from libfiber(null)
+        laps[lookup] = [counts(number)["switch"].value for number in NUMBERS]
+    yield from lookups(laps)
     reload("direct")
-    for crowd in CROWDS[1:]:
-        for lookup in LOOKUPS:
-            value, direct = switches[lookup, crowd], switches["direct", crowd]
+    yield from processor()
+
+
+def requests() -> Iterator[Row]:
+    """What each request costs where its process has two fibers."""
+    figures = counts(2)
+    null = figures["null_ioctl"].value
+    yield row("null ioctl", null, "instructions")
+    for case, each, goal in (
+        ("switch", figures["switch"], 1.5),
+        ("switch, whole FPU state of both", counts(2, "fpu")["switch"], 1.6),
+        ("switch to a fiber that runs", figures["refused_switch"], None),
+        ("fls_get", figures["fls_get"], None),
+        ("create", figures["create"], None),
+        ("delete", figures["delete"], None),
+    ):
+        yield row(
+            case,
+            each.value,
+            "instructions",
+            peer="null ioctl",
+            ratio=each.value / null,
+            goal=goal,
+            spread=each.most - each.least,
+        )
+    yield from libfiber(null)
+
+
+def lookups(laps: Mapping[str, Sequence[float]]) -> Iterator[Row]:
+    """
+    A switch of each look-up: the mean over all fibers of a lap, by NUMBERS, and the line through
+    these figures. One fiber alone shows nothing: a scan ends at the calling fiber.
+    """
+    for lookup, figures in laps.items():
+        for number, value, direct in zip(NUMBERS, figures, laps["direct"], strict=True):
             yield row(
-                f"switch, lookup={lookup}, {crowd} other fibers", value, "instructions",
+                f"switch, lookup={lookup}", value, "instructions", fibers=number,
                 peer="direct", ratio=value / direct, goal=1.15 if lookup == "hash" else None,
             )  # fmt: skip
-    growth = switches["scan", CROWDS[2]] - switches["scan", CROWDS[1]]
-    each = growth / (CROWDS[2] - CROWDS[1])
-    yield row("scan, for each fiber more", each, "instructions", met=each > 1)
-    yield from processor()
+        slope, intercept = statistics.linear_regression(NUMBERS, figures)
+        yield row(f"switch, lookup={lookup}: intercept", intercept, "instructions")
+        # A look-up by hash or directly does not depend on the number, one by scan must.
+        yield row(
+            f"switch, lookup={lookup}: slope", slope, "instructions a fiber", digits=3,
+            met=slope > 1 if lookup == "scan" else abs(slope) < 0.05,
+        )  # fmt: skip
+
+
+@contextmanager
+def living_fibers() -> Iterator[None]:
+    """A process that has fibers and sleeps."""
+    program = subprocess.Popen(
+        [BUILD / "memory", "512"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdin and program.stdout
+    program.stdout.readline()
+    program.stdin.write("\n")
+    program.stdin.flush()
+    if program.stdout.readline().strip() != "done":
+        sys.exit("bench: memory did not run, see above")
+    try:
+        yield
+    finally:
+        program.kill()
+        program.communicate()
 
 
 def memory() -> Iterator[Row]:
@@ -156,7 +203,8 @@ def measure(case: str) -> tuple[dict[str, str], list[Row]]:
     """Boots a machine for a case. Ends the program if that fails."""
     print(f"bench: {case}, in a virtual machine", file=sys.stderr)
     kfiber = str(Path(sys.executable).with_name("kfiber"))
-    words = [kfiber, "vm", "run", *CASES[case][0], "--", sys.executable, __file__, case]
+    program = ["env", f"PYTHONPATH={ROOT / 'bench'}", sys.executable, "-m", __spec__.name, case]
+    words = [kfiber, "vm", "run", *CASES[case][0], "--", *program]
     result = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     if result.returncode:
         sys.exit(result.returncode)

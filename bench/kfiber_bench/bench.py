@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Measures fibers beside others: `make bench`, or BENCH="switch create" for some of it.
 
@@ -21,13 +20,8 @@ import argparse
 import json
 import sys
 
-import guest
-import native
-import peers
-import plot
-from row import Row, matrix, table
-
-import python
+from kfiber_bench import greenlets, guest, native, peers, plot
+from kfiber_bench.row import Row, matrix, table
 
 RESULTS = guest.ROOT / "bench" / "results"
 
@@ -49,25 +43,27 @@ def show(case: str, environment: dict[str, str], rows: list[Row]) -> None:
     if plot.draw(rows, title, picture):
         print(f"plot: {picture.relative_to(guest.ROOT)}\n", flush=True)
     else:
-        print("no plot, for want of matplotlib; mend: .venv/bin/pip install -e '.[bench]'\n")
+        print("no plot, for want of matplotlib; hint: .venv/bin/pip install -e '.[bench]'\n")
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     """Measures the cases asked for; 1 if a goal was missed and that matters."""
     names = [*native.CASES, "python", *guest.CASES]
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="kfiber_bench bench", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("cases", nargs="*", default=names, help=" ".join(names))
     parser.add_argument("--gate", action="store_true", help="exit with 1 if a goal is missed")
     parser.add_argument(
         "--thorough", action="store_true", help=f"{native.THOROUGH} passes, not {native.PASSES}"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     for case in args.cases:
         if case not in names:
             parser.error(f"no case {case}; there are: {' '.join(names)}")
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     if set(args.cases) & {"switch", "create"}:
-        for line in peers.mend(peers.missing()):
+        for line in peers.hints(peers.missing()):
             print(f"bench: {line}", file=sys.stderr)
     missed = False
     for case in args.cases:
@@ -75,16 +71,9 @@ def main() -> int:
         if case in native.CASES:
             environment, rows = native.measure(case, passes)
         elif case == "python":
-            environment, rows = python.measure(passes // 2)
+            environment, rows = greenlets.measure(passes // 2)
         else:
             environment, rows = guest.measure(case)
         show(case, environment, rows)
         missed |= any(each["met"] is False for each in rows)
     return 1 if missed and args.gate else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)

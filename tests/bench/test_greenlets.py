@@ -4,10 +4,10 @@
 import sys
 
 import pytest
-from native import Figures
-from peers import PeerError
 
-import python
+from kfiber_bench import greenlets
+from kfiber_bench.native import Figures
+from kfiber_bench.peers import PeerError
 
 
 def test_ratios_are_those_of_medians():
@@ -20,7 +20,7 @@ def test_ratios_are_those_of_medians():
         ("memory-10000", "kfiber"): Figures([9000.0]),
         ("memory-10000", "greenlet"): Figures([6000.0]),
     }
-    rows = list(python.compare("3.12", figures))
+    rows = list(greenlets.compare("3.12", figures))
     assert [(row["case"], row["value"], row["ratio"], row["goal"], row["met"]) for row in rows] == [
         ("3.12: switch to and from main", 30.0, 0.25, 0.33, True),
         ("3.12: switch beside a busy thread", 60.0, 2.0, 1.5, False),
@@ -31,11 +31,11 @@ def test_ratios_are_those_of_medians():
 
 
 def test_each_pass_has_both_sides():
-    programs = python.programs(python.Path(sys.executable))
+    programs = greenlets.programs(greenlets.Path(sys.executable))
     names = [case for case, side in programs if side == "kfiber" and case != "busy-alone"]
     assert names == [
-        *(case.name for case in python.CASES),
-        *(f"memory-{count}" for count in python.COUNTS),
+        *(case.name for case in greenlets.CASES),
+        *(f"memory-{count}" for count in greenlets.COUNTS),
     ]
     assert {("busy-alone", "kfiber"), ("switch", "greenlet")} <= programs.keys()
     assert ("busy", "greenlet") not in programs
@@ -43,4 +43,4 @@ def test_each_pass_has_both_sides():
 
 def test_what_fails_says_why():
     with pytest.raises(PeerError, match="--memory nothing: ValueError"):
-        python.run(python.Path(sys.executable), "--memory", "nothing", "kfiber")
+        greenlets.run(greenlets.Path(sys.executable), "--memory", "nothing", "kfiber")

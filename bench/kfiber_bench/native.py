@@ -15,9 +15,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import peers
-from peers import Peer, PeerError
-from row import Row, row
+from kfiber_bench import peers
+from kfiber_bench.peers import Peer, PeerError
+from kfiber_bench.row import Row, row
 
 NUMBERS = (2, 512, 1024, 10_000, 100_000)
 # Goals of a switch are for so many fibers.
@@ -91,12 +91,12 @@ def compare(
         )  # fmt: skip
 
 
-def switch(passes: int) -> Iterator[Row]:
+def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
     """Rings of fibers, each of which switches to the next."""
     own, hinted = kfiber(), kfiber(hint=True)
     others = here(
-        peers.FULL, peers.FULL_HINT, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.WINE_FIBERS,
-        peers.SWAPCONTEXT,
+        peers.FULL, peers.FULL_HINT, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.MINICORO,
+        peers.WINE_FIBERS, peers.SWAPCONTEXT,
     )  # fmt: skip
 
     def program(peer: Peer, fibers: int) -> Program:
@@ -107,7 +107,7 @@ def switch(passes: int) -> Iterator[Row]:
     figures = interleave(
         {
             (peer, fibers): program(peer, fibers)
-            for fibers in NUMBERS
+            for fibers in numbers
             for peer in (own, hinted, *others)
             if fibers <= peer.most
         },
@@ -135,11 +135,18 @@ def switch(passes: int) -> Iterator[Row]:
     )
 
 
-def create(passes: int) -> Iterator[Row]:
+def create(passes: int, _: Sequence[int] = ()) -> Iterator[Row]:
     """A fiber is created, runs, and is deleted: on a pooled stack, on one never used."""
     own = kfiber()
     pooled = here(
-        peers.FULL, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.WINE_FIBERS, peers.SWAPCONTEXT
+        peers.FULL,
+        peers.PLAIN,
+        peers.BOOST,
+        peers.LIBCO,
+        peers.MINICORO,
+        peers.WINE_FIBERS,
+        peers.WINE_FIBERS,
+        peers.SWAPCONTEXT,
     )
     fresh = here(peers.FULL, peers.BOOST_PROTECTED)
 
@@ -177,7 +184,7 @@ def guards_are_mappings() -> bool:
     return False
 
 
-def resident(passes: int) -> Iterator[Row]:
+def resident(passes: int, _: Sequence[int] = ()) -> Iterator[Row]:
     """The memory of 100,000 fibers, and that there can be so many."""
     own = kfiber()
     title = f"{LIVE:,} live fibers, with guards"
@@ -206,7 +213,7 @@ def resident(passes: int) -> Iterator[Row]:
         yield row(name, each.median, "bytes", engine=own.engine, goal=goal, spread=each.spread)
 
 
-CASES: dict[str, Callable[[int], Iterator[Row]]] = {
+CASES: dict[str, Callable[..., Iterator[Row]]] = {
     "switch": switch,
     "create": create,
     "resident": resident,
@@ -221,13 +228,15 @@ def machine() -> str:
     return os.uname().machine
 
 
-def measure(case: str, passes: int) -> tuple[dict[str, str], list[Row]]:
-    """On one processor, the last that this process may use."""
+def measure(
+    case: str, passes: int, numbers: Sequence[int] = NUMBERS
+) -> tuple[dict[str, str], list[Row]]:
+    """On one processor, the last that this process may use; `numbers` of fibers for `switch`."""
     print(f"bench: {case}, {passes} passes", file=sys.stderr)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:
-        rows = list(CASES[case](passes))
+        rows = list(CASES[case](passes, numbers))
     finally:
         os.sched_setaffinity(0, allowed)
     environment = {

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""
+Takes the report's measurements on the machine where it runs, the virtual one or this one.
+
+    python -m kfiber_bench.collect PLAN [FILE]
+
+PLAN is a JSON object: the parts that are to be measured, each with its sizes (see report.py).
+Writes a JSON object a line to FILE (standard output): {"about": machine}, {"steps": how many
+there will be}, {"step": what begins}, {"missing": what, "why": reason}, or a part's name with one
+sample. Repeats are the outer loop, so that what disturbs the machine meets all variants alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kfiber_bench import guest
+from kfiber_bench.variants import LOOKUPS, VARIANTS, Variant, with_lookup
+
+Event = dict[str, Any]
+Plan = dict[str, Any]
+
+# Of one run, in seconds; --full takes long.
+LIMIT = 4 * 3600.0
+PARAMETERS = Path("/sys/module/fiber/parameters")
+
+
+class Unavailable(Exception):
+    """This cannot be measured here; one line that says why."""
+
+
+class Group(NamedTuple):
+    """Variants that are measured while the module has one look-up; that look-up, None as it is."""
+
+    lookup: str | None
+    variants: list[Variant]
+
+
+def run(words: list[object]) -> dict[str, Any]:
+    """What a workload prints. Unavailable: it does not run."""
+    done = subprocess.run(
+        [str(word) for word in words], text=True, capture_output=True, timeout=LIMIT,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        reason = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise Unavailable(reason)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def in_guest() -> bool:
+    """Whether this is the virtual machine, in which the module can be loaded at will."""
+    return os.environ.get("KFIBER_GUEST") == "1"
+
+
+def load(lookup: str) -> None:
+    """Loads the module with that look-up. Unavailable: it cannot."""
+    if in_guest():
+        guest.reload(lookup)
+        return
+    kfiber = str(Path(sys.executable).with_name("kfiber"))
+    for words in (["unload"], ["load", f"lookup={lookup}"]):
+        done = subprocess.run([kfiber, "module", *words], text=True, capture_output=True)
+        if done.returncode:
+            raise Unavailable((done.stderr.strip() or "no reason given").splitlines()[-1])
+
+
+def groups() -> tuple[list[Group], list[Event]]:
+    """What can be measured here, and what cannot and why."""
+    if in_guest() or (os.geteuid() == 0 and PARAMETERS.exists()):
+        return [Group(lookup, with_lookup(lookup)) for lookup in LOOKUPS], []
+    try:
+        now = (PARAMETERS / "lookup").read_text().strip() or None
+        why = f"the module is loaded with lookup={now}; root could load it anew"
+    except OSError:
+        now, why = None, "the module is not loaded here; hint: sudo kfiber module load"
+    can = [each for each in VARIANTS if each.lookup in (None, now)]
+    events = [
+        {"missing": each.title, "why": why} for each in VARIANTS if each.lookup not in (None, now)
+    ]
+    return [Group(None, can)], events
+
+
+def about() -> dict[str, Any]:
+    """The machine."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return {
+        "kernel": os.uname().release,
+        "processor": model[1] if model else os.uname().machine,
+        "processors": os.cpu_count(),
+        "memory_mib": int(memory[1]) // 1024 if memory else None,
+        "emulated": bool(model and "TCG" in model[1]),
+    }
+
+
+def repeated(
+    repeats: int, of_group: Callable[[Variant], list[tuple[str, Event, list[object]]]],
+    sample: Callable[[Event, dict[str, Any]], Event],
+) -> Iterator[Event]:  # fmt: skip
+    """Each run of each variant, once a repeat. A variant that fails is said once and left out."""
+    can, events = groups()
+    yield from events
+    runs = {variant: of_group(variant) for group in can for variant in group.variants}
+    yield {"steps": repeats * sum(map(len, runs.values()))}
+    for number in range(repeats):
+        for group in can:
+            if group.lookup is not None:
+                load(group.lookup)
+            for variant in group.variants:
+                for title, key, words in runs[variant]:
+                    yield {"step": f"repeat {number + 1} of {repeats}: {title}"}
+                    try:
+                        result = run(words)
+                    except Unavailable as e:
+                        yield {"missing": title, "why": str(e)}
+                        runs[variant] = [each for each in runs[variant] if each[0] != title]
+                        continue
+                    yield sample({**key, "repeat": number}, result)
+
+
+def matrix(plan: Plan) -> Iterator[Event]:
+    """The report's workload."""
+
+    def runs(variant: Variant) -> list[tuple[str, Event, list[object]]]:
+        return [
+            (
+                f"{variant.title}, {fibers:,} fibers, {processes} at once",
+                {"variant": variant.key, "fibers": fibers, "processes": processes},
+                [guest.BUILD / "cells", "--engine", variant.engine, "--fibers", fibers,
+                 "--processes", processes, "--calls", plan["calls"], "--json"],
+            )
+            for fibers in plan["fibers"]
+            for processes in plan["processes"]
+        ]  # fmt: skip
+
+    def sample(key: Event, result: dict[str, Any]) -> Event:
+        everybody = result["fibers"] * result["processes"]
+        return {
+            "matrix": {
+                **key,
+                "calls": result["calls"],
+                "threads": result["threads"],
+                "init": result["init_seconds"],
+                "work": result["work_per_fiber_seconds"],
+                "active": result["active_per_fiber_seconds"],
+                "reads": result["fls_reads"] / everybody,
+                "switches": result["switches"] / everybody,
+            }
+        }
+
+    yield from repeated(plan["repeats"], runs, sample)
+
+
+def switching(plan: Plan) -> Iterator[Event]:
+    """Fibers that only switch."""
+
+    def runs(variant: Variant) -> list[tuple[str, Event, list[object]]]:
+        return [
+            (
+                f"{variant.title}, switches among {fibers:,} fibers, {threads} thread(s)",
+                {"variant": variant.key, "fibers": fibers, "threads": threads},
+                [guest.BUILD / "switches", "--engine", variant.engine, "--fibers", fibers,
+                 "--threads", threads, "--seconds", plan["seconds"]],
+            )
+            for fibers in plan["fibers"]
+            for threads in plan["threads"]
+        ]  # fmt: skip
+
+    def sample(key: Event, result: dict[str, Any]) -> Event:
+        attempts = result["switches"] + result["refused"]
+        return {"switching": {**key, "ns": result["ns"], "refused": result["refused"] / attempts}}
+
+    yield from repeated(plan["repeats"], runs, sample)
+
+
+def operations(plan: Plan) -> Iterator[Event]:
+    """Requests in guest instructions, for which the machine has to count them."""
+    yield {"steps": len(LOOKUPS) * len(plan["fibers"])}
+    for lookup in LOOKUPS:
+        load(lookup)
+        for fibers in plan["fibers"]:
+            yield {"step": f"instructions of requests, lookup={lookup}, {fibers:,} fibers"}
+            for operation, cost in guest.counts(fibers).items():
+                yield {
+                    "operations": {
+                        "lookup": lookup, "fibers": fibers, "operation": operation,
+                        "instructions": round(cost.value),
+                        "least": round(cost.least), "most": round(cost.most),
+                    }
+                }  # fmt: skip
+
+
+def others(_: Plan) -> Iterator[Event]:
+    """A switch of the CPU between two threads, as the module comes closer to them."""
+    yield {"steps": 5}
+
+    def state(name: str, *words: str) -> Iterator[Event]:
+        yield {"step": f"a switch of the CPU: {name}"}
+        yield {"others": {"state": name, "instructions": round(guest.yields(*words))}}
+
+    load("direct")
+    yield from state("threads with a status table", "attached")
+    yield from state("threads that are fibers", "converted")
+    with guest.living_fibers():
+        yield from state("another process has fibers")
+    yield from state("the module is loaded")
+    subprocess.run(["rmmod", "fiber"], check=True)
+    yield from state("the module is absent")
+
+
+PARTS: dict[str, Callable[[Plan], Iterator[Event]]] = {
+    "matrix": matrix,
+    "switching": switching,
+    "operations": operations,
+    "others": others,
+}
+
+
+def main(text: str, path: str = "/dev/stdout") -> None:
+    """Measures all parts of the plan."""
+    plan = json.loads(text)
+    with Path(path).open("w", buffering=1) as output:
+
+        def say(event: Event) -> None:
+            output.write(json.dumps(event) + "\n")
+
+        say({"about": about()})
+        before = (PARAMETERS / "lookup").read_text().strip() if PARAMETERS.exists() else None
+        for part, its_plan in plan.items():
+            for event in PARTS[part](its_plan):
+                say(event)
+        if before and not in_guest() and os.geteuid() == 0:
+            load(before)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""
+The report's data: a JSON object of lists of records, and what is computed from their samples.
+
+    about       how and where it was measured
+    machines    by name (guest, second, counted, here): kernel, processors, emulation
+    matrix      machine, variant, fibers, processes, calls; init, work (as the reference report
+                defines it) and active (without suspension) are Series in seconds
+    switching   machine, variant, fibers, threads; ns is a Series, refused a share
+    operations  lookup, fibers, operation; instructions, least and most
+    functions   function, instructions: what one switch of engine `kernel` executes, in order
+    others      state; instructions of a switch of the CPU
+    native      rows of row.py by case, with their environment
+    missing     what was not measured, and why
+
+A Series is {"samples", "median", "low", "high"}; low and high are the ends of the 95 % confidence
+interval of the median. On machine `counted` a second is 10^9 instructions. `ratio` beside `active`
+and `ns` is one as well: to version 1 in the same repeat, so that a host that is busy for a while
+changes both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "docs" / "report"
+FILE = FOLDER / "data.json"
+PAGE = ROOT / "docs" / "report.md"
+
+Record = dict[str, Any]
+Series = dict[str, Any]
+Data = dict[str, Any]
+
+LISTS = ("matrix", "switching", "operations", "functions", "others", "missing")
+
+
+def new() -> Data:
+    """With nothing measured yet."""
+    return {"about": {}, "machines": {}, **{name: [] for name in LISTS}, "native": {}}
+
+
+def load(path: Path = FILE) -> Data:
+    """What save() wrote."""
+    data: Data = json.loads(path.read_text())
+    return data
+
+
+def save(data: Data, path: Path = FILE) -> None:
+    """One record a line, so that versions can be compared."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for key, value in data.items():
+        if isinstance(value, list) and value:
+            records = ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in value)
+            parts.append(f"{json.dumps(key)}: [\n  {records}\n]")
+        else:
+            parts.append(f"{json.dumps(key)}: {json.dumps(value, indent=2, ensure_ascii=False)}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def digest(data: Data) -> str:
+    """Changes with the data; a picture that is made from it carries it."""
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def significant(value: float) -> float:
+    """With as many digits as a time measured on a shared machine can have."""
+    return float(f"{value:.4g}")
+
+
+def series(samples: Sequence[float]) -> Series:
+    """Median and its confidence interval, by percentiles of bootstrap samples with a fixed seed."""
+    import numpy
+    from scipy.stats import bootstrap
+
+    low = high = statistics.median(samples)
+    if len(set(samples)) > 1:
+        found = bootstrap(
+            (samples,), numpy.median, method="percentile", n_resamples=2000,
+            random_state=numpy.random.default_rng(1), vectorized=True,
+        ).confidence_interval  # fmt: skip
+        low, high = float(found.low), float(found.high)
+    return {
+        "samples": [significant(each) for each in samples],
+        "median": significant(statistics.median(samples)),
+        "low": significant(low),
+        "high": significant(high),
+    }
+
+
+def records(data: Data, table: str, **wanted: object) -> Iterator[Record]:
+    """Those of a list whose fields have these values."""
+    for each in data[table]:
+        if all(each.get(name) == value for name, value in wanted.items()):
+            yield each
+
+
+def record(data: Data, table: str, **wanted: object) -> Record | None:
+    """The only one, or None."""
+    return next(records(data, table, **wanted), None)
+
+
+def line(points: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Intercept and slope of the line through the points, by least squares."""
+    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
+    return intercept, slope
+
+
+# Which Series of which list, and what a record is told from others by.
+COMPARED = (
+    ("matrix", "ratio", ("machine", "variant", "fibers", "processes")),
+    ("switching", "ratio", ("machine", "variant", "fibers", "threads")),
+)
+EXACT = (
+    ("operations", ("lookup", "fibers", "operation")),
+    ("others", ("state",)),
+)
+
+
+def disagreements(one: Data, other: Data) -> tuple[list[str], int]:
+    """What two runs state differently: intervals that do not meet; and how many were compared."""
+    found, compared = [], 0
+    for table, name, keys in COMPARED:
+        for mine in one[table]:
+            its = record(other, table, **{key: mine[key] for key in keys})
+            if its is None or name not in mine or mine["variant"] == "version1":
+                continue
+            compared += 1
+            a, b = mine[name], its[name]
+            if a["low"] > b["high"] or b["low"] > a["high"]:
+                which = " ".join(str(mine[key]) for key in keys)
+                found.append(
+                    f"{table} {which}: {a['low']} to {a['high']}, {b['low']} to {b['high']}"
+                )
+    return found, compared
+
+
+def inexact(one: Data, other: Data) -> list[str]:
+    """Counts of instructions that differ between two runs, which they must not."""
+    found = []
+    for table, keys in EXACT:
+        for mine in one[table]:
+            its = record(other, table, **{key: mine[key] for key in keys})
+            which = " ".join(str(mine[key]) for key in keys)
+            if its is None:
+                found.append(f"{table} {which}: in one run only")
+            # What the allocator does differs by a fraction of an instruction a fiber.
+            elif abs(its["instructions"] - mine["instructions"]) > (
+                mine.get("operation") == "create"
+            ):
+                found.append(f"{table} {which}: {mine['instructions']}, {its['instructions']}")
+    return found

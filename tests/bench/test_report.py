@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""The report: its page and pictures come from its data, and what it claims is in it."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from bench.report_sample import sample
+
+from kfiber_bench import charts, data, page, reference, report
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_scipy = pytest.mark.skipif(find_spec("scipy") is None, reason="no scipy; make report has it")
+needs_plots = pytest.mark.skipif(find_spec("matplotlib") is None, reason="no matplotlib")
+committed = pytest.mark.skipif(not data.FILE.exists(), reason="no report was made yet")
+
+
+@committed
+def test_the_page_is_what_the_data_gives():
+    assert data.PAGE.read_text() == page.render(data.load())
+
+
+@committed
+def test_the_readme_has_the_sentence_that_the_data_gives():
+    readme = (ROOT / "README.md").read_text()
+    assert page.SUMMARY.search(readme)
+    assert readme == page.with_summary(readme, data.load())
+
+
+@committed
+def test_the_pictures_are_those_of_the_data():
+    found = data.load()
+    stamp = f"<!-- data: {data.digest(found)} -->"
+    expected = {picture.name for picture in charts.pictures(found)}
+    assert {path.stem for path in data.FOLDER.glob("*.svg")} == expected
+    for name in expected:
+        assert stamp in (data.FOLDER / f"{name}.svg").read_text()
+
+
+@committed
+def test_the_committed_report_is_a_whole_one():
+    found = data.load()
+    assert found["about"]["command"].startswith("make report")
+    assert all(found[name] for name in data.LISTS if name != "missing")
+    assert all(each["work"]["samples"][4] > 0 for each in found["matrix"])
+
+
+@committed
+def test_what_the_texts_say_is_so():
+    found = data.load()
+    for lookup, grows in (("scan", True), ("hash", False), ("direct", False)):
+        _, slope = data.line(charts.laps(found, lookup))
+        assert (slope > 1) == grows
+        assert grows or abs(slope) < 0.05
+    ratios = [
+        data.record(
+            found, "matrix", machine="guest", variant="version2", fibers=fibers, processes=1
+        )["ratio"]["low"]
+        for fibers in (512, 1024)
+    ]
+    assert 2 < ratios[0] < ratios[1]
+    for threads in (1, 2):
+        for variant in ("mapped", "local"):
+            ns = [
+                data.record(found, "switching", variant=each, threads=threads, fibers=1024)["ns"][
+                    "median"
+                ]
+                for each in (variant, "direct", "swapcontext")
+            ]
+            assert ns[0] == min(ns)
+
+
+def test_the_references_ratios():
+    assert page.times(reference.ratio("physical", (512, 1))) == "5.78"
+    assert page.times(reference.ratio("physical", (1024, 1))) == "13.7"
+
+
+@needs_scipy
+def test_a_series_has_the_median_and_an_interval_around_it():
+    found = data.series([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert found["median"] == 3
+    assert 1 <= found["low"] < 3 < found["high"] <= 100
+    assert found == data.series([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert data.series([5.0, 5.0])["low"] == data.series([5.0, 5.0])["high"] == 5
+
+
+@needs_scipy
+def test_ratios_are_those_within_a_repeat():
+    found = sample()
+    own = data.record(found, "matrix", variant="version2", fibers=1024, processes=3)
+    # The host's noise is in both.
+    assert own["ratio"] == {"samples": [12.0] * 5, "median": 12.0, "low": 12.0, "high": 12.0}
+
+
+@needs_scipy
+def test_data_survives_its_file(tmp_path):
+    found = sample()
+    data.save(found, tmp_path / "report" / "data.json")
+    assert data.load(tmp_path / "report" / "data.json") == found
+
+
+@needs_scipy
+def test_runs_that_agree_and_runs_that_do_not():
+    assert data.disagreements(sample(), sample())[0] == []
+    wrong, compared = data.disagreements(sample(), sample(scale=2.0))
+    # Version 2 in each cell of the matrix, and of the switches.
+    assert len(wrong) == 8
+    assert compared == 5 * 8
+    assert data.inexact(sample(), sample()) == []
+    other = sample()
+    other["operations"][0]["instructions"] += 1
+    other["others"].pop()
+    assert len(data.inexact(sample(), other)) == 2
+
+
+@needs_scipy
+def test_every_section_is_there_and_every_figure_is_known():
+    text = page.render(sample())
+    for head in ("matrix", "rate of switches", "Requests", "function by function", "others pay"):
+        assert re.search(rf"^## .*{head}", text, re.MULTILINE)
+    assert "What is missing" in text
+    assert "| libco | peer_libco is not built |" in text
+    assert "4,400 + 5.5 N instructions" in text
+    assert "`make report`" in text
+
+
+@needs_scipy
+def test_what_was_not_measured_is_said():
+    found = sample()
+    found["others"] = []
+    assert "Threads without fibers pay (not measured) instructions" in page.render(found)
+
+
+def test_the_discussion_has_no_figure_of_its_own():
+    text = page.DISCUSSION.read_text().split("-->\n", 1)[1]
+    names = set(re.findall(r"\{(\w+)\}", text))
+    assert names <= page.NAMES
+    # Sizes, version numbers, and what the reference report itself says.
+    allowed = {"1", "2", "3", "7", "33", "512", "896", "1,024", "90,000"}
+    assert set(re.findall(r"\d[\d,.]*\d|\d", re.sub(r"\{\w+\}", "", text))) <= allowed
+
+
+@needs_scipy
+@needs_plots
+def test_pictures_need_no_font_and_follow_the_page(tmp_path):
+    found = sample()
+    assert charts.draw(found, tmp_path)
+    names = {path.stem for path in tmp_path.glob("*.svg")}
+    assert {"work-physical", "work-virtual", "init-physical", "init-virtual"} <= names
+    assert {"rate-1", "rate-2", "requests"} <= names
+    for path in tmp_path.glob("*.svg"):
+        text = path.read_text()
+        root = ElementTree.fromstring(text)
+        tags = {each.tag.partition("}")[2] for each in root.iter()}
+        assert "path" in tags
+        assert not tags & {"text", "image", "font"}
+        assert "prefers-color-scheme: dark" in text
+        assert "var(--ink" in text
+        # Black, white and grey only.
+        colours = set(re.findall(r"#[0-9a-f]{6}\b", text))
+        assert colours <= {*charts.DARK, *charts.DARK.values()}, path
+    assert "<pattern" in (tmp_path / "work-physical.svg").read_text()
+
+
+@needs_scipy
+@needs_plots
+def test_the_same_data_gives_the_same_pictures(tmp_path):
+    for name in ("one", "other"):
+        charts.draw(sample(), tmp_path / name)
+    for path in (tmp_path / "one").glob("*.svg"):
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words", [["--quick", "--full"], ["--nonsense"], ["--second-kernel"], ["left over"]]
+)
+def test_usage_errors(words):
+    with pytest.raises(SystemExit) as stop:
+        report.main(words)
+    assert stop.value.code == 2
