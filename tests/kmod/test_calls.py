@@ -21,8 +21,9 @@ ORIGINALS = ("proc_tgid_base_lookup", "proc_tgid_base_readdir")
 # The kernel is handed these; those it calls through a static table are like them.
 HANDED_OVER = (
     *("fiber_open", "fiber_ioctl", "fiber_close", "probe_exit", "probe_exec"),
-    *("thread_sched_in", "thread_sched_out", "redirect", "process_end_work", "process_free_work"),
-    *("fiber_file_open", "fiber_revalidate", "fiber_dir_lookup", "thread_free_rcu"),
+    *("fiber_account_sched_in", "fiber_account_sched_out", "redirect", "thread_free_rcu"),
+    *("fiber_attach_sched_in", "fiber_attach_sched_out", "process_end_work", "process_free_work"),
+    *("file_open", "dentry_revalidate", "dir_lookup", "process_wake", "table_fault"),
 )
 
 
