@@ -79,7 +79,7 @@ static const char *const problem_text[PROBLEMS] = {
 struct result {
 	bool complete;
 	char engine[16];
-	double init_seconds, work_seconds;
+	double init_seconds, work_seconds, active_seconds;
 	_Atomic uint64_t switches, busy, alarms, fls_reads;
 	uint64_t events, completed, blocked, in_progress;
 	/* How often, and which fiber was the first. */
@@ -93,6 +93,8 @@ struct station {
 	uint64_t id;		/* set before any other thread can run fibers */
 	sigset_t mask;
 	double seconds;		/* until its calls had ended */
+	double suspended;	/* by the handler, in that time and after it */
+	double active;		/* seconds without what it was suspended until then */
 	uint64_t targets;	/* generator of where to go; the handler has its own */
 	uint64_t queue_slot, cell_slot;
 };
@@ -276,6 +278,7 @@ static void on_alarm(int number)
 {
 	uint64_t seed = atomic_fetch_add(&alarm_targets, 1) ^ options.seed;
 	sigset_t before, after;
+	double left;
 	uint64_t self;
 	uint32_t i;
 
@@ -288,7 +291,9 @@ static void on_alarm(int number)
 	if (i == options.fibers)
 		return;		/* a thread's own fiber: looks for a cell to run already */
 	pthread_sigmask(SIG_SETMASK, NULL, &before);
+	left = seconds_now();
 	switch_and_check(&stations[i], random_station(&seed));
+	stations[i].suspended += seconds_now() - left;
 	pthread_sigmask(SIG_SETMASK, NULL, &after);
 	if (fibers->masks_travel && masks_differ(&before, &after))
 		found(PROBLEM_MASK, i);
@@ -384,6 +389,7 @@ static void run_station(void *arg)
 	open_up(me);
 	handle_events(me);
 	me->seconds = seconds_now() - started;
+	me->active = me->seconds - me->suspended;
 	if (atomic_fetch_sub(&unfinished, 1) == 1)
 		finish();
 	for (;;) {
@@ -431,12 +437,14 @@ static void finish(void)
 		    station->cell.completed != options.calls)
 			found(PROBLEM_BOOKS, i);
 		result->work_seconds += station->seconds;
+		result->active_seconds += station->active;
 		result->events += station->cell.events;
 		result->completed += station->cell.completed;
 		result->blocked += station->cell.blocked;
 		result->in_progress += station->cell.used_count;
 	}
 	result->work_seconds /= options.fibers;
+	result->active_seconds /= options.fibers;
 	result->complete = true;
 	if (options.processes > 1)
 		_exit(0);	/* the parent reports */
@@ -552,6 +560,7 @@ static void add_up(struct result *sum, const struct result *results)
 		sum->complete &= one->complete;
 		sum->init_seconds += one->init_seconds / options.processes;
 		sum->work_seconds += one->work_seconds / options.processes;
+		sum->active_seconds += one->active_seconds / options.processes;
 		sum->switches += one->switches;
 		sum->busy += one->busy;
 		sum->alarms += one->alarms;
@@ -573,8 +582,9 @@ static void print_json(const struct result *sum, const struct result *results, b
 	       ", \"threads\": %u, \"processes\": %u, \"seed\": %" PRIu64 ", \"alarm_seconds\": %g",
 	       sum->engine, options.fibers, options.calls, options.threads, options.processes,
 	       options.seed, options.alarm);
-	printf(", \"init_seconds\": %.6f, \"work_per_fiber_seconds\": %.6f", sum->init_seconds,
-	       sum->work_seconds);
+	printf(", \"init_seconds\": %.6f, \"work_per_fiber_seconds\": %.6f"
+	       ", \"active_per_fiber_seconds\": %.6f",
+	       sum->init_seconds, sum->work_seconds, sum->active_seconds);
 	printf(", \"switches\": %" PRIu64 ", \"switches_busy\": %" PRIu64 ", \"alarms\": %" PRIu64
 	       ", \"fls_reads\": %" PRIu64 ", \"events\": %" PRIu64
 	       ", \"calls_completed\": %" PRIu64 ", \"calls_blocked\": %" PRIu64
@@ -594,6 +604,7 @@ static void print_table(const struct result *sum, bool verified)
 	       options.fibers, options.calls, options.threads, options.processes, sum->engine);
 	printf("  time to initialise      %14.6f s\n", sum->init_seconds);
 	printf("  work per fiber          %14.6f s\n", sum->work_seconds);
+	printf("  without suspension      %14.6f s\n", sum->active_seconds);
 	printf("  switches                %14" PRIu64 "\n", sum->switches);
 	printf("  switches to busy fibers %14" PRIu64 "\n", sum->busy);
 	printf("  alarms                  %14" PRIu64 "\n", sum->alarms);

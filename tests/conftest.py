@@ -33,7 +33,7 @@ from kfiber.vm import boot, kernels
 
 IN_GUEST = os.environ.get("KFIBER_GUEST") == "1"
 # From the start of `kfiber vm run` to the first word of the guest's pytest, in seconds.
-START_LIMIT = 400.0
+START_LIMIT = 1200.0
 # A test's limit is the guest's to keep; this much later the guest itself must be stuck.
 GRACE = 60.0
 NO_LIMIT = 1800.0

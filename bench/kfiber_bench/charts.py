@@ -46,8 +46,11 @@ def main_machine(data: Data) -> str:
 
 
 def relative(data: Data, chart: str, variant: str, cell: tuple[int, int]) -> float | None:
-    """One of our bars, in units of version 1 with 512 fibers and one process."""
-    machine = main_machine(data)
+    """
+    One of our bars, in units of version 1 with 512 fibers and one process. Work is without the time
+    for which a fiber is suspended, which in short runs depends on few signals.
+    """
+    machine, chart = main_machine(data), {"work": "active"}.get(chart, chart)
     fibers, processes = cell
     own = record(
         data, "matrix", machine=machine, variant=variant, fibers=fibers, processes=processes

@@ -152,6 +152,7 @@ def matrix(plan: Plan) -> Iterator[Event]:
                 "threads": result["threads"],
                 "init": result["init_seconds"],
                 "work": result["work_per_fiber_seconds"],
+                "active": result["active_per_fiber_seconds"],
                 "reads": result["fls_reads"] / everybody,
                 "switches": result["switches"] / everybody,
             }

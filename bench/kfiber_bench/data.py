@@ -4,7 +4,8 @@ The report's data: a JSON object of lists of records, and what is computed from 
 
     about       how and where it was measured
     machines    by name (guest, second, counted, here): kernel, processors, emulation
-    matrix      machine, variant, fibers, processes, calls; init and work are Series in seconds
+    matrix      machine, variant, fibers, processes, calls; init, work (as the reference report
+                defines it) and active (without suspension) are Series in seconds
     switching   machine, variant, fibers, threads; ns is a Series, refused a share
     operations  lookup, fibers, operation; instructions, least and most
     functions   function, instructions: what one switch of engine `kernel` executes, in order
@@ -13,8 +14,9 @@ The report's data: a JSON object of lists of records, and what is computed from 
     missing     what was not measured, and why
 
 A Series is {"samples", "median", "low", "high"}; low and high are the ends of the 95 % confidence
-interval of the median. `ratio` beside `work` and `ns` is one as well: to version 1 in the same
-repeat, so that a host that is busy for a while changes both.
+interval of the median. On machine `counted` a second is 10^9 instructions. `ratio` beside `active`
+and `ns` is one as well: to version 1 in the same repeat, so that a host that is busy for a while
+changes both.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ SECOND = "7.3"
 # Seconds between two lines about steps, where there is no terminal.
 TELL = 20.0
 # The repeat belongs to a sample only until samples of one kind become a Series.
-TIMES = {"matrix": ("init", "work"), "switching": ("ns",)}
+TIMES = {"matrix": ("init", "work", "active"), "switching": ("ns",)}
 
 
 class Mode(NamedTuple):
@@ -46,6 +46,8 @@ class Mode(NamedTuple):
     seconds: float
     # Numbers of fibers where requests are counted: what a line is drawn through.
     counted: tuple[int, ...]
+    # Calls a fiber where the workload's instructions are counted.
+    counted_calls: int
     # Fibers, and processes at once, on the second kernel.
     second: tuple[tuple[int, ...], tuple[int, ...]]
     native_fibers: tuple[int, ...]
@@ -56,18 +58,42 @@ class Mode(NamedTuple):
 WHOLE = ((512, 1024), (1, 3))
 MODES = {
     "quick": Mode(
-        calls=5, repeats=5, sizes=(128, 1024, 4096), seconds=0.05, counted=SIZES[:-1],
-        second=((512,), (1,)), native_fibers=(2, 512, 1024), native_passes=4, python_passes=0,
+        calls=5,
+        repeats=5,
+        sizes=(128, 1024, 4096),
+        seconds=0.05,
+        counted=SIZES[:-1],
+        counted_calls=5,
+        second=((512,), (1,)),
+        native_fibers=(2, 512, 1024),
+        native_passes=4,
+        python_passes=0,
     ),
     "default": Mode(
-        calls=30, repeats=5, sizes=SIZES, seconds=0.1, counted=SIZES, second=WHOLE,
-        native_fibers=native.NUMBERS, native_passes=4, python_passes=1,
+        calls=30,
+        repeats=5,
+        sizes=SIZES,
+        seconds=0.1,
+        counted=SIZES,
+        counted_calls=30,
+        second=WHOLE,
+        native_fibers=native.NUMBERS,
+        native_passes=4,
+        python_passes=1,
     ),
     "full": Mode(
-        calls=reference.CALLS, repeats=5, sizes=SIZES, seconds=0.5, counted=SIZES, second=WHOLE,
-        native_fibers=native.NUMBERS, native_passes=native.PASSES, python_passes=4,
+        calls=reference.CALLS,
+        repeats=5,
+        sizes=SIZES,
+        seconds=0.5,
+        counted=SIZES,
+        counted_calls=30,
+        second=WHOLE,
+        native_fibers=native.NUMBERS,
+        native_passes=native.PASSES,
+        python_passes=4,
     ),
-}  # fmt: skip
+}
 
 
 class Progress:
@@ -265,7 +291,12 @@ def measure(mode: Mode, here: bool, second: str, progress: Progress) -> Data:
         with progress.part("the matrix and the rate of switches, in a virtual machine"):
             collect(collection, "guest", plan, [])
         with progress.part("instructions of requests, counted"):
-            counted = {"operations": {"fibers": (2, *mode.counted)}, "others": {}}
+            counted = {
+                "operations": {"fibers": mode.counted},
+                "matrix": matrix_plan(mode, (512, 1024), (1,))
+                | {"calls": mode.counted_calls, "repeats": 1},
+                "others": {},
+            }
             collect(collection, "counted", counted, ["--icount"])
         with progress.part("a switch of engine `kernel`, function by function"):
             try:

@@ -11,7 +11,8 @@ from kfiber_bench.variants import BY_KEY, LOOKUPS, VARIANTS, with_lookup
 PLAN = {"fibers": [512, 1024], "processes": [1, 3], "calls": 5, "repeats": 2}
 RESULT = {
     "fibers": 512, "processes": 1, "calls": 5, "threads": 2, "init_seconds": 0.01,
-    "work_per_fiber_seconds": 0.2, "fls_reads": 51200, "switches": 1024,
+    "work_per_fiber_seconds": 0.2, "active_per_fiber_seconds": 0.1,
+    "fls_reads": 51200, "switches": 1024,
 }  # fmt: skip
 
 

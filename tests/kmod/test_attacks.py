@@ -85,6 +85,16 @@ def leave(target):
 def ftrace():
     if not FTRACE.exists():
         pytest.skip("this kernel has no ftrace")
+    unload_when_free()
+    try:
+        with one_processor():
+            FTRACE.write_text("0")
+            FTRACE.write_text("1")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        pytest.skip("this kernel never turns ftrace off")
+    load()
     yield
     with one_processor():
         FTRACE.write_text("1")

@@ -144,7 +144,7 @@ def test_loading_without_memory():
                     assert target.do("convert") == [1]
             unload_when_free()
             assert traces() == set(), f"allocation {number} of {total}"
-    assert failures > 10
+    assert failures > 5 and degraded > 5
     print(f"{total} allocations, {failures} refusals, {degraded} times without something")
     load()
     with Target() as target:

@@ -56,7 +56,7 @@ _PROBE_SECONDS = 5.0
 _REPORT_SECONDS = 15.0
 _POLL_SECONDS = 1.0
 # The debug kernel looks for leaks then.
-_TEARDOWN_SECONDS = 300.0
+_TEARDOWN_SECONDS = 1200.0
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Machine:
     icount: bool = False
     append: str = ""
     accel: str = "auto"
-    # An emulated debug kernel on a busy machine takes minutes.
-    boot_timeout: float = 300.0
+    # An emulated debug kernel takes 10 s, and on a busy machine minutes.
+    boot_timeout: float = 900.0
 
 
 @dataclass(frozen=True)
