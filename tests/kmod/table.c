@@ -66,6 +66,21 @@ static void check_map_fails(int fd, size_t length, int protection, int flags, of
 	CHECK_EQ((unsigned int)errno, (unsigned int)wanted);
 }
 
+TEST(a_failed_conversion_chooses_no_engine)
+{
+	void *start;
+
+	device = device_open();
+	/* Its structure cannot be written, so that the conversion fails at its end. */
+	start = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(start != MAP_FAILED);
+	*(struct fiber_convert *)start = (struct fiber_convert) { .size = sizeof(struct fiber_convert) };
+	CHECK(!mprotect(start, 4096, PROT_READ));
+	CHECK_ERR(request(device, FIBER_IOC_CONVERT, (uintptr_t)start), EFAULT);
+	start = mmap(NULL, FIBER_TABLE_SIZE(1), PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
+	CHECK(start != MAP_FAILED);
+}
+
 TEST(only_shared_readable_and_from_the_start)
 {
 	const int both = PROT_READ | PROT_WRITE;
