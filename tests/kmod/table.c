@@ -385,13 +385,11 @@ static void show(uint64_t id, uint32_t state, uint32_t area, const char *name)
 	slot->id = id;
 }
 
+/* In cycles, by the length of a cycle that the module has stored in a table that nobody wrote to. */
 static uint64_t run_time_of(uint64_t ns)
 {
-	uint64_t begin = __rdtsc(), start = now_ns();
-
-	while (now_ns() - start < 20000000)
-		;
-	return (__rdtsc() - begin) * ns / (now_ns() - start);
+	CHECK(head->mult);
+	return (uint64_t)(((unsigned __int128)ns << head->shift) / head->mult);
 }
 
 TEST(proc_shows_them)
@@ -434,10 +432,10 @@ TEST(proc_shows_them)
 	CHECK(proc_is(2, "Saved instruction pointer", "0x0000000000009abc"));
 	CHECK(proc_is(2, "Stack start", "0x0000000000010000"));
 	CHECK_EQ(proc_number(2, "Stack size"), 0x8000);
-	CHECK(proc_number(2, "CPU time ns") > 4750000000);
-	CHECK(proc_number(2, "CPU time ns") < 5250000000);
-	CHECK(proc_number(2, "Longest run ns") > 950000000);
-	CHECK(proc_number(2, "Longest run ns") < 1050000000);
+	CHECK(proc_number(2, "CPU time ns") > 4999000000);
+	CHECK(proc_number(2, "CPU time ns") < 5001000000);
+	CHECK(proc_number(2, "Longest run ns") > 999800000);
+	CHECK(proc_number(2, "Longest run ns") < 1000200000);
 	CHECK(proc_is(3, "State", "new"));
 	CHECK(proc_is((5UL << FIBER_SLOT_BITS) + 4, "State", "finished"));
 	CHECK(!proc_exists(4));
