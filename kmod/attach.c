@@ -35,15 +35,16 @@ void fiber_attach_sched_out(struct preempt_notifier *notifier, struct task_struc
 
 static void detach(struct fiber_thread *thread, bool dead)
 {
+	struct status_table *table = thread->process->table;
+	unsigned long flags;
+
 	fiber_thread_unhook(thread);
+	raw_spin_lock_irqsave(&table->places, flags);
 	rcu_assign_pointer(*thread->place, NULL);
-	if (dead) {
-		/*
-		 * The process may want the area for another thread as soon as it
-		 * reads this, and that thread must find the place empty.
-		 */
-		smp_store_release(&thread->area->dead, 1);
-	}
+	/* The process may want the area for another thread as soon as it reads this. */
+	if (dead)
+		WRITE_ONCE(thread->area->dead, 1);
+	raw_spin_unlock_irqrestore(&table->places, flags);
 	fiber_thread_free(thread);
 }
 
@@ -69,20 +70,25 @@ static int attach(struct status_table *table, struct fiber_thread *thread, u32 n
 {
 	struct table_block *block = fiber_table_block(table, number);
 	struct fiber_thread __rcu **place;
+	int err = 0;
 
 	lockdep_assert_held(&table->lock);
 
 	if (IS_ERR(block))
 		return PTR_ERR(block);
 	place = &block->threads[number % TABLE_BLOCK_AREAS];
-	if (rcu_access_pointer(*place))
-		return -EBUSY;
 	thread->place = place;
 	thread->area = fiber_table_address(table, FIBER_TABLE_AREAS_AT + number * TABLE_AREA_SIZE);
-	memset(thread->area, 0, TABLE_AREA_SIZE);
-	WRITE_ONCE(thread->area->tid, task_pid_vnr(current));
-	rcu_assign_pointer(*place, thread);
-	return 0;
+	raw_spin_lock_irq(&table->places);
+	if (rcu_access_pointer(*place)) {
+		err = -EBUSY;
+	} else {
+		memset(thread->area, 0, TABLE_AREA_SIZE);
+		WRITE_ONCE(thread->area->tid, task_pid_vnr(current));
+		rcu_assign_pointer(*place, thread);
+	}
+	raw_spin_unlock_irq(&table->places);
+	return err;
 }
 
 /* FIBER_IOC_ATTACH */

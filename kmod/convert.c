@@ -34,7 +34,7 @@ long fiber_convert(struct fiber_process *process, struct fiber_convert __user *u
 		return -EINVAL;
 	if (fiber_has_shadow_stack())
 		return -EOPNOTSUPP;
-	if (!fiber_process_choose(process, &fiber_engine_kernel))
+	if (READ_ONCE(process->engine) == &fiber_engine_mapped)
 		return -EBUSY;
 
 	thread = fiber_thread_alloc(process, &fiber_engine_kernel);
@@ -56,6 +56,11 @@ long fiber_convert(struct fiber_process *process, struct fiber_convert __user *u
 		goto free_fiber;
 	if (put_user(fiber->id, &user->id)) {
 		err = -EFAULT;
+		goto unreserve;
+	}
+	/* Last: a request that fails chooses no engine. */
+	if (!fiber_process_choose(process, &fiber_engine_kernel)) {
+		err = -EBUSY;
 		goto unreserve;
 	}
 	thread->root_id = fiber->id;

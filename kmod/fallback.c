@@ -76,6 +76,9 @@ static void view_enter(struct seq_file *m, struct fiber_process *process)
 		dput(dir);
 	}
 	revert_creds(before);
+	/* A process may always see its own: not if it reads for somebody else. */
+	if (before != m->file->f_cred)
+		view->addresses = false;
 }
 
 static void *fallback_start(struct seq_file *m, loff_t *pos)

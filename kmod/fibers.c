@@ -30,18 +30,14 @@ void fiber_cache_exit(void)
 	kmem_cache_destroy(fiber_cache);
 }
 
-static size_t fiber_bytes(u32 flags)
-{
-	return sizeof(struct fiber) + fiber_context_bytes(flags & FIBER_FLAG_FPU);
-}
-
 /* Returns a fiber whose parent is the calling thread, owned by nobody, or an error. */
 struct fiber *fiber_alloc(struct fiber_process *process, u32 flags)
 {
+	size_t bytes = sizeof(struct fiber) + fiber_context_bytes(flags & FIBER_FLAG_FPU);
 	struct fiber *fiber;
 	int err;
 
-	err = fiber_user_charge(process->user, fiber_bytes(flags));
+	err = fiber_user_charge(process->user, bytes);
 	if (err)
 		return ERR_PTR(err);
 	fiber = kmem_cache_zalloc(fiber_cache, GFP_KERNEL);
@@ -53,7 +49,6 @@ struct fiber *fiber_alloc(struct fiber_process *process, u32 flags)
 	if (err)
 		goto free;
 	fiber->user = process->user;
-	fiber->flags = flags;
 	fiber->parent = get_pid(task_pid(current));
 	fiber->first_mask = current->blocked;
 	fiber->last_switch = local_clock();
@@ -63,27 +58,44 @@ struct fiber *fiber_alloc(struct fiber_process *process, u32 flags)
 free:
 	kmem_cache_free(fiber_cache, fiber);
 uncharge:
-	fiber_user_uncharge(process->user, fiber_bytes(flags));
+	fiber_user_uncharge(process->user, bytes);
 	return ERR_PTR(err);
 }
 
-/* Nobody else can reach the fiber any more. Not in atomic context, but in an RCU callback. */
+/* Frees what only an owner of the fiber looks at. Not in atomic context. */
+static void fiber_free_parts(struct fiber *fiber)
+{
+	fiber_fls_destroy(fiber);
+	if (fiber->context.xstate) {
+		fiber_context_destroy(&fiber->context);
+		fiber_user_uncharge(fiber->user, fiber_context_bytes(true));
+	}
+}
+
+static void fiber_free_shell(struct fiber *fiber)
+{
+	put_pid(fiber->parent);
+	kmem_cache_free(fiber_cache, fiber);
+	atomic_long_dec(&fiber_fibers);
+}
+
+/* Nobody else can reach the fiber any more. Not in atomic context. */
 void fiber_free(struct fiber *fiber)
 {
 	struct fiber_user *user = fiber->user;
-	u32 flags = fiber->flags;
 
-	fiber_fls_destroy(fiber);
-	fiber_context_destroy(&fiber->context);
-	put_pid(fiber->parent);
-	kmem_cache_free(fiber_cache, fiber);
-	fiber_user_uncharge(user, fiber_bytes(flags));
-	atomic_long_dec(&fiber_fibers);
+	fiber_free_parts(fiber);
+	fiber_free_shell(fiber);
+	fiber_user_uncharge(user, sizeof(*fiber));
 }
 
 static void fiber_free_rcu(struct rcu_head *rcu)
 {
-	fiber_free(container_of(rcu, struct fiber, rcu));
+	struct fiber *fiber = container_of(rcu, struct fiber, rcu);
+	struct fiber_user *user = fiber->user;
+
+	fiber_free_shell(fiber);
+	fiber_user_uncharge_deferred(user, sizeof(*fiber));
 }
 
 /* Returns the id of the fiber in that slot, 0 if there is none or the process has ended. */
@@ -189,10 +201,12 @@ void fiber_remove(struct fiber_process *process, struct fiber *fiber)
 	/* Before the slot is free, so that its next fiber gets another id. */
 	atomic64_inc(&process->generation);
 	ida_free(&process->ids, slot);
+	fiber_free_parts(fiber);
+	fiber_user_defer(fiber->user, sizeof(*fiber));
 	call_rcu(&fiber->rcu, fiber_free_rcu);
 }
 
-/* The image has ended, its threads are through and readers are done. */
+/* The image has ended, its threads are through and readers are done. May sleep. */
 void fiber_free_all(struct fiber_process *process)
 {
 	u32 i, slot;

@@ -118,6 +118,7 @@ void fiber_fls_reset(struct fiber *fiber)
 void fiber_fls_destroy(struct fiber *fiber)
 {
 	storage_free(fiber->storage, fiber->user);
+	fiber->storage = NULL;
 }
 
 /* FIBER_IOC_FLS_ALLOC; the report: FlsAlloc() */

@@ -26,13 +26,24 @@ static u32 chunks_of(u32 max)
 
 static size_t process_bytes(u32 max)
 {
-	return struct_size((struct fiber_process *)NULL, chunks, chunks_of(max)) +
+	return sizeof(struct fiber_process) + chunks_of(max) * sizeof(struct fiber_chunk *) +
 	       fiber_tables_size();
 }
 
 static void process_wake(struct irq_work *work)
 {
 	wake_up_all(&container_of(work, struct fiber_process, wake)->left);
+}
+
+/* Frees all but the shell, which has no fibers any more. */
+static void process_strip(struct fiber_process *process)
+{
+	fiber_tables_destroy(process);
+	kvfree(process->chunks);
+	ida_destroy(&process->ids);
+	/* From now on the address may mean another one: see fiber_process_is_current(). */
+	mmdrop(process->mm);
+	fiber_user_uncharge(process->user, process_bytes(process->max));
 }
 
 /* The image has ended, its last thread is through, and readers of its fibers are done. */
@@ -45,6 +56,7 @@ static void process_end_work(struct work_struct *work)
 	if (process->table)
 		fiber_table_end(process->table);
 	process->table = NULL;
+	process_strip(process);
 	fiber_process_put(process);
 }
 
@@ -53,17 +65,11 @@ static void process_free_work(struct work_struct *work)
 {
 	struct fiber_process *process = container_of(to_rcu_work(work), struct fiber_process,
 						     free_work);
-	struct fiber_user *user = process->user;
-	size_t bytes = process_bytes(process->max);
 
 	/* It touches the process until it returns. */
 	irq_work_sync(&process->wake);
-	fiber_tables_destroy(process);
-	ida_destroy(&process->ids);
 	put_pid(process->pid);
-	mmdrop(process->mm);
-	kvfree(process);
-	fiber_user_uncharge(user, bytes);
+	kfree(process);
 	atomic_long_dec(&fiber_processes);
 }
 
@@ -77,11 +83,14 @@ static struct fiber_process *process_alloc(void)
 	user = fiber_user_open(process_bytes(max));
 	if (IS_ERR(user))
 		return ERR_CAST(user);
-	process = kvzalloc(struct_size(process, chunks, chunks_of(max)), GFP_KERNEL_ACCOUNT);
+	process = kzalloc(sizeof(*process), GFP_KERNEL_ACCOUNT);
 	if (!process)
 		goto uncharge;
-	if (fiber_tables_create(process))
+	process->chunks = kvcalloc(chunks_of(max), sizeof(*process->chunks), GFP_KERNEL_ACCOUNT);
+	if (!process->chunks)
 		goto free;
+	if (fiber_tables_create(process))
+		goto free_chunks;
 	refcount_set(&process->refs, 1);
 	refcount_set(&process->users, 1);
 	process->user = user;
@@ -100,8 +109,10 @@ static struct fiber_process *process_alloc(void)
 	atomic_long_inc(&fiber_processes);
 	return process;
 
+free_chunks:
+	kvfree(process->chunks);
 free:
-	kvfree(process);
+	kfree(process);
 uncharge:
 	fiber_user_uncharge(user, process_bytes(max));
 	return ERR_PTR(-ENOMEM);
@@ -122,7 +133,9 @@ struct fiber_process *fiber_process_open(void)
 	if (IS_ERR(process))
 		return process;
 	entry = fiber_process_add(process);
-	if (entry != process)
+	if (entry != process) {
+		process_strip(process);
 		fiber_process_put(process);
+	}
 	return entry;
 }

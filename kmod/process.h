@@ -56,8 +56,11 @@ static inline bool fiber_process_choose(struct fiber_process *process,
 
 static inline bool fiber_process_is_current(const struct fiber_process *process)
 {
-	return process->mm == current->mm && process->signal == current->signal &&
-	       !READ_ONCE(process->dead);
+	if (process->mm != current->mm || process->signal != current->signal)
+		return false;
+	/* Both addresses can be reused, but only after it was marked dead. */
+	smp_rmb();
+	return !READ_ONCE(process->dead);
 }
 
 #endif /* FIBER_PROCESS_H */

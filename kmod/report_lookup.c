@@ -96,6 +96,7 @@ int fiber_tables_create(struct fiber_process *process)
 void fiber_tables_destroy(struct fiber_process *process)
 {
 	kvfree(process->tables);
+	process->tables = NULL;
 }
 
 void fiber_tables_add_fiber(struct fiber_process *process, struct fiber *fiber)

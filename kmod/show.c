@@ -7,17 +7,32 @@
 #include <linux/math64.h>
 #include <linux/nospec.h>
 #include <linux/seq_file.h>
-#include <linux/string.h>
-#include <linux/string_helpers.h>
 #include <linux/time64.h>
 
 #include <fiber.h>
 
 #include "show.h"
 
-/* All characters that could end the line or drive a terminal, and the escape itself. */
-#define ESCAPED	"\001\002\003\004\005\006\007\010\011\012\013\014\015\016\017\020" \
-		"\021\022\023\024\025\026\027\030\031\032\033\034\035\036\037\177\\"
+/*
+ * A name as text: octal for whatever could end the line or drive a terminal, which
+ * are the control characters of ASCII and, as UTF-8, those from U+0080 to U+009F,
+ * and for the escape itself.
+ */
+static void show_name(struct seq_file *m, const char *name)
+{
+	const u8 *at;
+
+	for (at = (const u8 *)name; *at; at++) {
+		if (at[0] == 0xc2 && (at[1] & 0xe0) == 0x80) {
+			seq_printf(m, "\\%03o\\%03o", at[0], at[1]);
+			at++;
+		} else if (*at < ' ' || *at == 0x7f || *at == '\\') {
+			seq_printf(m, "\\%03o", *at);
+		} else {
+			seq_putc(m, *at);
+		}
+	}
+}
 
 static const char *state_name(u32 state)
 {
@@ -48,7 +63,7 @@ void fiber_show(struct seq_file *m, const struct fiber_snapshot *snapshot, bool 
 	seq_printf(m, "Total execution time: %llu ms\n",
 		   div_u64(snapshot->cpu_time, NSEC_PER_MSEC));
 	seq_puts(m, "Name: ");
-	seq_escape_mem(m, snapshot->name, strlen(snapshot->name), ESCAPE_OCTAL, ESCAPED);
+	show_name(m, snapshot->name);
 	seq_putc(m, '\n');
 	seq_printf(m, "State: %s\n", state_name(snapshot->state));
 	seq_printf(m, "Thread id: %u\n", snapshot->thread);

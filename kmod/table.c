@@ -129,6 +129,7 @@ static struct status_table *table_alloc(struct fiber_process *process)
 	table->user = process->user;
 	table->bytes = sizeof(*table);
 	mutex_init(&table->lock);
+	raw_spin_lock_init(&table->places);
 	xa_init(&table->pages);
 	err = page_add(table, 0);
 	if (err) {

@@ -34,6 +34,7 @@ struct table_block {
  *	   know of stays until the table is freed
  * @blocks: as @pages
  * @slots: those below this one are there; their pages may be mapped
+ * @places: guards whose thread an area is, with what the thread area says of it
  * @bytes: charged
  */
 struct status_table {
@@ -45,6 +46,7 @@ struct status_table {
 	struct xarray pages;
 	struct table_block *blocks[TABLE_BLOCKS];
 	u32 slots;
+	raw_spinlock_t places;	/* see above */
 	size_t bytes;
 };
 

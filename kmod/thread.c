@@ -69,7 +69,7 @@ static void thread_free_rcu(struct rcu_head *rcu)
 
 	put_pid(thread->pid);
 	kfree(thread);
-	fiber_user_uncharge(user, sizeof(*thread));
+	fiber_user_uncharge_deferred(user, sizeof(*thread));
 }
 
 /* The thread runs no fibers any more; readers may still look at the object. In any context. */
@@ -78,6 +78,7 @@ void fiber_thread_free(struct fiber_thread *thread)
 	struct fiber_process *process = thread->process;
 
 	atomic_long_dec(&fiber_threads);
+	fiber_user_defer(thread->user, sizeof(*thread));
 	call_rcu(&thread->rcu, thread_free_rcu);
 	fiber_process_unuse(process);
 	fiber_process_put(process);

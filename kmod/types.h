@@ -14,9 +14,10 @@
  * When the image has ended and its last thread is done, the fibers are freed;
  * holders of a reference keep an empty shell.
  *
- * Locks, none of which is taken inside another one:
- *	fiber_table.lock	mutex; taken by requests of its process, killable
+ * Locks, none of which is taken inside another one except as it says:
+ *	status_table.lock	mutex; taken by requests of its process, killable
  *	fiber_process.names	seqlock; readers take nothing
+ *	status_table.places	raw spinlock, inside status_table.lock
  *	processes_lock		raw spinlock, in process.c
  *	users_lock		raw spinlock, in user.c
  *	fiber_tables.lock	raw spinlock, in report_lookup.c
@@ -96,7 +97,9 @@ struct fiber_chunk {
  * @end_work: frees the fibers after the last user
  * @free_work: frees it after the last reference
  * @tables: of the report's look-ups, where one of those is in use
- * @chunks: grows only; set by cmpxchg(), RCU for readers
+ * @chunks: each is added once, by cmpxchg(); RCU for readers. Freed when the
+ *	    image has ended, as are @tables, @mm's reference, and the charge: what
+ *	    others hold then is an empty shell
  */
 struct fiber_process {
 	struct hlist_node node;
@@ -122,7 +125,7 @@ struct fiber_process {
 	struct rcu_work end_work;
 	struct rcu_work free_work;
 	struct fiber_tables *tables;
-	struct fiber_chunk __rcu *chunks[];
+	struct fiber_chunk __rcu **chunks;
 };
 
 /**
@@ -215,7 +218,6 @@ struct fiber_times {
  * @first_mask: the same before its first instruction; constant
  * @rcu: readers of the slots, once it has been deleted, when it needs no masks
  * @started: it has run since its creation or reset; the owner's
- * @flags: FIBER_FLAG_*; constant
  * @root_of: the thread whose root fiber this is, else NULL. Constant, compared,
  *	     never followed
  * @storage: local storage, NULL until the first allocation; the owner's
@@ -241,7 +243,6 @@ struct fiber {
 		struct rcu_head rcu;
 	};
 	bool started;
-	u32 flags;
 	struct fiber_thread *root_of;
 	struct fiber_storage *storage;
 

@@ -9,11 +9,17 @@
  *
  * The charge is the reference: a user exists as long as bytes are charged. All
  * of it is atomic, so that whoever frees memory can uncharge it in any context.
+ *
+ * Memory that only waits for its RCU readers stays charged but does not count: a
+ * stranger can delay these (by reading /proc at a low priority), and must not
+ * make a request fail by that. A user who has more than his limit waiting is
+ * slowed down instead.
  */
 #include <linux/capability.h>
 #include <linux/cred.h>
 #include <linux/err.h>
 #include <linux/hashtable.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/user_namespace.h>
 
@@ -25,6 +31,7 @@
  * @user_ns, @uid: who it is; a reference
  * @parent: the owner of @user_ns, outside of it; NULL in the initial namespace
  * @bytes: charged, at least the bytes of those whose parent this is
+ * @waiting: those of @bytes that wait for RCU readers
  */
 struct fiber_user {
 	struct hlist_node node;
@@ -32,6 +39,7 @@ struct fiber_user {
 	kuid_t uid;
 	struct fiber_user *parent;
 	atomic_long_t bytes;
+	atomic_long_t waiting;
 };
 
 static DEFINE_HASHTABLE(users, 8);
@@ -75,6 +83,23 @@ void fiber_user_uncharge(struct fiber_user *user, size_t bytes)
 	}
 }
 
+/* Memory that was charged waits for its RCU readers from now on. In any context. */
+void fiber_user_defer(struct fiber_user *user, size_t bytes)
+{
+	for (; user; user = user->parent)
+		atomic_long_add(bytes, &user->waiting);
+}
+
+/* Gives back what fiber_user_defer() was told of. In any context. */
+void fiber_user_uncharge_deferred(struct fiber_user *user, size_t bytes)
+{
+	struct fiber_user *one;
+
+	for (one = user; one; one = one->parent)
+		atomic_long_sub(bytes, &one->waiting);
+	fiber_user_uncharge(user, bytes);
+}
+
 /* Whether the caller may exceed the limit. */
 static bool user_unlimited(void)
 {
@@ -87,18 +112,37 @@ static long user_limit(void)
 }
 
 /*
- * Charges a user who has something charged already, which keeps him there.
- * -EDQUOT: that is more than the user, or an owner of his namespace, may have.
+ * Whether that is more than the user may have, @inner if he owns the namespace of
+ * whom it is charged to. Namespaces that root made are machines of their own, as
+ * those of containers: they do not share one limit.
+ */
+static bool user_over(const struct fiber_user *user, long bytes, bool inner)
+{
+	if (inner && !user->parent && uid_eq(user->uid, GLOBAL_ROOT_UID))
+		return false;
+	return bytes - atomic_long_read(&user->waiting) > user_limit();
+}
+
+/*
+ * Charges a user who has something charged already, which keeps him there. May
+ * sleep. -EDQUOT: that is more than the user, or an owner of his namespace, may
+ * have. -EINTR: a fatal signal came while he was slowed down.
  */
 int fiber_user_charge(struct fiber_user *user, size_t bytes)
 {
 	struct fiber_user *one, *undo;
-	long limit = user_limit();
 
-	for (one = user; one; one = one->parent)
-		if (unlikely(atomic_long_add_return(bytes, &one->bytes) > limit) &&
-		    !user_unlimited())
+	if (unlikely(atomic_long_read(&user->waiting) > user_limit()) && !user_unlimited()) {
+		schedule_timeout_killable(1);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	for (one = user; one; one = one->parent) {
+		long now = atomic_long_add_return(bytes, &one->bytes);
+
+		if (unlikely(user_over(one, now, one != user)) && !user_unlimited())
 			goto undo;
+	}
 	return 0;
 
 undo:
@@ -158,7 +202,7 @@ struct fiber_user *fiber_user_open(size_t bytes)
 			return inner;
 		}
 		user = inner;
-		over |= atomic_long_read(&user->bytes) > user_limit();
+		over |= user_over(user, atomic_long_read(&user->bytes), depth);
 	}
 	if (over && !user_unlimited()) {
 		fiber_user_uncharge(user, bytes);

@@ -13,5 +13,7 @@ extern unsigned int fiber_max_user_kib;
 struct fiber_user *fiber_user_open(size_t bytes);
 int fiber_user_charge(struct fiber_user *user, size_t bytes);
 void fiber_user_uncharge(struct fiber_user *user, size_t bytes);
+void fiber_user_defer(struct fiber_user *user, size_t bytes);
+void fiber_user_uncharge_deferred(struct fiber_user *user, size_t bytes);
 
 #endif /* FIBER_USER_H */

@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ GROUP = "fiber"
 _IOC_VERSION = 0xFB00
 
 _SOURCES = Path(__file__).parent
+
+_UNLOAD_SECONDS = 3.0
 
 
 def cache() -> Path:
@@ -381,12 +384,19 @@ def share(group: str | None = None, mode: int | None = None) -> Access:
 
 
 def unload() -> None:
-    """Unloads the module. KfiberError: it is in use, not loaded, or there is no right to."""
+    """Unloads the module. KfiberError: it is in use, not loaded, or there is no right to.
+
+    Each look into /proc/PID, by anybody, uses it for an instant; so this tries for a few seconds.
+    """
     if not SYSFS.exists():
         raise KfiberError("the module is not loaded; hint: kfiber module load")
     command = [_tool("rmmod"), "fiber"]
     _need_root(command, "unloading the module")
+    deadline = time.monotonic() + _UNLOAD_SECONDS
     result = subprocess.run(command, capture_output=True, text=True)
+    while result.returncode and "in use" in result.stderr and time.monotonic() < deadline:
+        time.sleep(0.05)
+        result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise KfiberError(
             f"unloading the module failed: {_complaint(result)}; "

@@ -11,6 +11,7 @@ calls, where the argument lies, what it says, the limit, and where the result is
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 from errno import (
     E2BIG,
@@ -468,7 +469,10 @@ def address(number):
 
 
 def escaped(name):
-    """A name on one line: control characters and the backslash in octal."""
-    return "".join(
-        f"\\{byte:03o}" if byte < 32 or byte in (127, ord("\\")) else chr(byte) for byte in name
+    """A name on one line: control characters (also those of UTF-8) and the backslash in octal."""
+    text = re.sub(
+        rb"\xc2[\x80-\x9f]|[\x00-\x1f\x7f\\]",
+        lambda match: "".join(f"\\{byte:03o}" for byte in match[0]).encode(),
+        name,
     )
+    return text.decode("latin-1")

@@ -47,6 +47,16 @@ TEST(set_by_id_and_for_oneself)
 	CHECK(proc_is(id, "Name", ""));
 }
 
+TEST(what_could_drive_a_terminal_is_shown_in_octal)
+{
+	convert(0);
+	CHECK_OK(fiber_rename(0, "\033[2J \n \\ \177"));
+	CHECK(proc_is(1, "Name", "\\033[2J \\012 \\134 \\177"));
+	/* U+0080 to U+009F, of which terminals obey some; U+00A0 and others are text. */
+	CHECK_OK(fiber_rename(0, "\302\200 \302\233 \302\237 \302\240 \303\233"));
+	CHECK(proc_is(1, "Name", "\\302\\200 \\302\\233 \\302\\237 \302\240 \303\233"));
+}
+
 static void *rename_thread(void *arg)
 {
 	CHECK_ERR(fiber_rename(0, "nobody"), EPERM);

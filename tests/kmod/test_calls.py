@@ -21,17 +21,18 @@ ORIGINALS = ("proc_tgid_base_lookup", "proc_tgid_base_readdir")
 # The kernel is handed these; those it calls through a static table are like them.
 HANDED_OVER = (
     *("fiber_open", "fiber_ioctl", "fiber_close", "probe_exit", "probe_exec"),
-    *("thread_sched_in", "thread_sched_out", "redirect", "process_end_work", "process_free_work"),
-    *("fiber_file_open", "fiber_revalidate", "fiber_dir_lookup", "thread_free_rcu"),
+    *("fiber_account_sched_in", "fiber_account_sched_out", "redirect", "thread_free_rcu"),
+    *("fiber_attach_sched_in", "fiber_attach_sched_out", "process_end_work", "process_free_work"),
+    *("file_open", "dentry_revalidate", "dir_lookup", "process_wake", "table_fault"),
 )
 
 
-def symbols():
-    """Addresses of the kernel's and the module's functions, by name."""
+def symbols(owner):
+    """Addresses of functions by name: those of the module ["[fiber]"], or of the kernel []."""
     found = {}
     for line in Path("/proc/kallsyms").read_text().splitlines():
         address, kind, name, *module = line.split()
-        if kind in "tT" and module in ([], ["[fiber]"]):
+        if kind in "tT" and module == owner:
             found.setdefault(name, int(address, 16))
     return found
 
@@ -57,7 +58,7 @@ def test_starts_with_endbr(name):
     config = Path("/lib/modules", platform.release(), "build/.config").read_text()
     if "CONFIG_X86_KERNEL_IBT=y" not in config:
         pytest.skip("this kernel is built without IBT")
-    address = symbols()[name]
+    address = symbols([] if name in ORIGINALS else ["[fiber]"])[name]
     assert read_kernel(address, len(ENDBR)) == ENDBR
 
 

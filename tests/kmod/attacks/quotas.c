@@ -266,6 +266,61 @@ static void many_openers(void)
 		end(pids[--count]);
 }
 
+/*
+ * Far more than the limit in all, but two at a time: memory that waits for its readers does not
+ * count, so nobody can make these requests fail by reading slowly.
+ */
+static void makes_and_deletes(void)
+{
+	uint64_t id;
+
+	become(USER_A);
+	device = device_open();
+	CHECK_OK(try_convert(0, &id));
+	for (int i = 0; i < 20000; i++) {
+		CHECK_OK(create_idle(FIBER_FLAG_FPU, &id));
+		CHECK_OK(fiber_delete(id));
+	}
+}
+
+static void many_deletions(void)
+{
+	in_child(makes_and_deletes);
+}
+
+TEST(what_is_deleted_does_not_count)
+{
+	run_with("max_user_kib", LIMIT, many_deletions);
+}
+
+static void converts_only(void)
+{
+	uint64_t id;
+
+	become(USER_A);
+	device = device_open();
+	CHECK_OK(try_convert(0, &id));
+}
+
+/* Each entry is kept by somebody else's open directory after its process has ended. */
+static void many_kept_entries(void)
+{
+	for (int i = 0; i < 400; i++) {
+		pid_t pid = start_until_ready(converts_only);
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/%d/fiber", pid);
+		CHECK(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) >= 0);
+		end(pid);
+	}
+	in_child(converts_only);
+}
+
+TEST(entries_that_others_keep_are_not_paid_for)
+{
+	run_with("max_user_kib", "256", many_kept_entries);
+}
+
 /* A process's entry takes memory before there is any fiber. */
 TEST(process_entries_count)
 {

@@ -20,9 +20,11 @@
 
 #define READERS		2
 #define HOGS		2
-#define PAIRS		3000
+/* How often readers must have lost the processor to hogs, or for how long they tried. */
+#define PREEMPTIONS	12
+#define TRY_MS		40000
 /* A request takes microseconds; who waits for a reader behind hogs waits for seconds. */
-#define STUCK_MS	8000
+#define STUCK_MS	5000
 
 static struct {
 	atomic_ulong pairs;
@@ -100,12 +102,38 @@ static void preempt_everywhere(char before[64])
 	CHECK_OK(file_write(PREEMPTION, "full"));
 }
 
+/* How often it has lost the processor although it wanted to run. */
+static unsigned long preemptions(pid_t pid)
+{
+	unsigned long count = 0;
+	char path[48], line[128];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	file = fopen(path, "r");
+	CHECK(file);
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "nonvoluntary_ctxt_switches: %lu", &count) == 1)
+			break;
+	fclose(file);
+	return count;
+}
+
+static unsigned long preemptions_of_readers(const pid_t *pids)
+{
+	unsigned long sum = 0;
+
+	for (int i = 0; i < READERS; i++)
+		sum += preemptions(pids[1 + i]);
+	return sum;
+}
+
 static void victim_and_strangers(void)
 {
 	pid_t pids[1 + READERS + HOGS];
-	unsigned long seen, goal;
+	unsigned long seen, before;
 	unsigned int count = 0;
-	uint64_t since;
+	uint64_t since, begin;
 
 	pids[count] = fork();
 	if (!pids[count++])
@@ -124,9 +152,9 @@ static void victim_and_strangers(void)
 	}
 	pin_to_cpu(1);
 	seen = atomic_load(&shared->pairs);
-	goal = seen + PAIRS;
-	since = now_ms();
-	while (seen < goal) {
+	before = preemptions_of_readers(pids);
+	since = begin = now_ms();
+	while (preemptions_of_readers(pids) < before + PREEMPTIONS && now_ms() - begin < TRY_MS) {
 		unsigned long now;
 
 		pause_briefly();

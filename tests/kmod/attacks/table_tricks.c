@@ -365,6 +365,10 @@ static int commits_much(void *arg)
 	left_table.start = mmap(NULL, LEFT_LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
 	if (left_table.start != MAP_FAILED)
 		left_table.commit = request(device, FIBER_IOC_COMMIT, LEFT_SLOTS);
+	/* Used, so that they stay mapped when the table has ended. */
+	if (!left_table.commit)
+		for (size_t at = FIBER_TABLE_SLOTS_AT; at < LEFT_LENGTH; at += PAGE)
+			left_table.start[at] = 1;
 	syscall(SYS_exit, 0);
 	return 0;
 }
@@ -385,9 +389,6 @@ static void leaves_tables(void)
 		if (left_table.commit)
 			break;
 		commits++;
-		/* Used, so that they cannot be taken for nothing. */
-		for (size_t at = FIBER_TABLE_SLOTS_AT; at < LEFT_LENGTH; at += PAGE)
-			left_table.start[at] = 1;
 	}
 	CHECK_ERR(left_table.commit, EDQUOT);
 	/* 5,000 slots are 938 KiB, and 4 MiB are the limit. */
