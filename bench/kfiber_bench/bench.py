@@ -8,6 +8,7 @@
     instructions  what the module's requests cost, and libfiber's switch with each engine, counted
                   in the virtual machine (QEMU's -icount)
     memory        the kernel memory of 50,000 fibers, by the cgroup's account, there as well
+    strangers     what readers of a process's files in /proc leave of its speed, there as well
 
 The first four run here, with the engine that KFIBER_ENGINE names (`local`). Prints tables with
 the goal beside each figure and writes the rows to bench/results/. With `--gate` a goal missed is
@@ -57,6 +58,7 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "--thorough", action="store_true", help=f"{native.THOROUGH} passes, not {native.PASSES}"
     )
+    parser.add_argument("--kernel", help="of the virtual machine, as in kfiber vm run")
     args = parser.parse_args(words)
     for case in args.cases:
         if case not in names:
@@ -73,7 +75,7 @@ def main(words: list[str]) -> int:
         elif case == "python":
             environment, rows = greenlets.measure(passes // 2)
         else:
-            environment, rows = guest.measure(case)
+            environment, rows = guest.measure(case, args.kernel)
         show(case, environment, rows)
         missed |= any(each["met"] is False for each in rows)
     return 1 if missed and args.gate else 0
