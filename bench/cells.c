@@ -582,8 +582,8 @@ static void print_json(const struct result *sum, const struct result *results, b
 	       ", \"threads\": %u, \"processes\": %u, \"seed\": %" PRIu64 ", \"alarm_seconds\": %g",
 	       sum->engine, options.fibers, options.calls, options.threads, options.processes,
 	       options.seed, options.alarm);
-	printf(", \"init_seconds\": %.6f, \"work_per_fiber_seconds\": %.6f"
-	       ", \"active_per_fiber_seconds\": %.6f",
+	printf(", \"init_seconds\": %.9f, \"work_per_fiber_seconds\": %.9f"
+	       ", \"active_per_fiber_seconds\": %.9f",
 	       sum->init_seconds, sum->work_seconds, sum->active_seconds);
 	printf(", \"switches\": %" PRIu64 ", \"switches_busy\": %" PRIu64 ", \"alarms\": %" PRIu64
 	       ", \"fls_reads\": %" PRIu64 ", \"events\": %" PRIu64
@@ -593,7 +593,7 @@ static void print_json(const struct result *sum, const struct result *results, b
 	       sum->blocked, sum->in_progress);
 	printf(", \"per_process\": [");
 	for (i = 0; i < options.processes; i++)
-		printf("%s{\"init_seconds\": %.6f, \"work_per_fiber_seconds\": %.6f}",
+		printf("%s{\"init_seconds\": %.9f, \"work_per_fiber_seconds\": %.9f}",
 		       i ? ", " : "", results[i].init_seconds, results[i].work_seconds);
 	printf("], \"verified\": %s}\n", verified ? "true" : "false");
 }
