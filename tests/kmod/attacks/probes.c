@@ -94,18 +94,20 @@ static void probe(char kind, const char *name, const void *function)
 		skip("this kernel has no uprobes, or no " TRACING);
 	snprintf(text, sizeof(text), "%c:kfiber/%s %s:0x%lx\n", kind, name, program,
 		 (unsigned long)offset_of(function));
-	err = file_write(TRACING "uprobe_events", text);
+	err = file_write_alone(TRACING "uprobe_events", text, O_APPEND);
 	if (err)
 		skip("the kernel takes no probe here (%s): %s", strerror((int)-err), text);
 	snprintf(text, sizeof(text), TRACING "events/kfiber/%s/enable", name);
-	CHECK_OK(file_write(text, "1"));
+	err = file_write_alone(text, "1", 0);
+	if (err)
+		check_failed(__FILE__, __LINE__, "cannot enable %s: %ld", name, err);
 }
 
 static void probes_end(void)
 {
-	(void)file_write(TRACING "events/kfiber/enable", "0");
+	(void)file_write_alone(TRACING "events/kfiber/enable", "0", 0);
 	/* Opening it anew removes them. */
-	(void)close(open(TRACING "uprobe_events", O_WRONLY | O_TRUNC));
+	(void)file_write_alone(TRACING "uprobe_events", "\n", O_TRUNC);
 }
 
 static unsigned long hits(const char *name)

@@ -99,7 +99,7 @@ static void preempt_everywhere(char before[64])
 		memmove(before, mark + 1, strlen(mark));
 		before[strcspn(before, ")")] = '\0';
 	}
-	CHECK_OK(file_write(PREEMPTION, "full"));
+	CHECK_OK(file_write_alone(PREEMPTION, "full", 0));
 }
 
 /* How often it has lost the processor although it wanted to run. */
@@ -185,7 +185,7 @@ TEST(readers_behind_hogs_hold_up_no_request)
 	preempt_everywhere(before);
 	status = child_status(victim_and_strangers);
 	if (*before)
-		CHECK_OK(file_write(PREEMPTION, before));
+		CHECK_OK(file_write_alone(PREEMPTION, before, 0));
 	CHECK_EQ((unsigned int)status, 0);
 	counters_wait_none();
 }

@@ -51,6 +51,32 @@ long file_write(const char *path, const char *text)
 	return err;
 }
 
+#define PROCESSORS_MAX 64
+
+long file_write_alone(const char *path, const char *text, int flags)
+{
+	bool taken[PROCESSORS_MAX] = { false };
+	char online[64], state[8];
+	long err = 0;
+	int fd;
+
+	for (int i = 1; i < PROCESSORS_MAX; i++) {
+		snprintf(online, sizeof(online), "/sys/devices/system/cpu/cpu%d/online", i);
+		if (!file_read(online, state, sizeof(state)) && *state == '1')
+			taken[i] = !file_write(online, "0");
+	}
+	fd = open(path, O_WRONLY | O_CLOEXEC | flags);
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		err = -errno;
+	close(fd);
+	for (int i = 1; i < PROCESSORS_MAX; i++) {
+		snprintf(online, sizeof(online), "/sys/devices/system/cpu/cpu%d/online", i);
+		if (taken[i])
+			CHECK_OK(file_write(online, "1"));
+	}
+	return err;
+}
+
 void run_with(const char *name, const char *value, void (*run)(void))
 {
 	char path[96], before[64];

@@ -19,6 +19,12 @@ long file_read(const char *path, char *text, size_t size);
 long file_write(const char *path, const char *text);
 
 /*
+ * The same for files that make the kernel patch its own code. Only one processor is on line then:
+ * QEMU 7.2 with a thread a processor can execute a stale translation of what is patched.
+ */
+long file_write_alone(const char *path, const char *text, int flags);
+
+/*
  * Sets a parameter of the module for the rest of this case: run_with() puts it back, whatever
  * became of the child that it runs, and fails if that failed. Skips unless root.
  */
