@@ -19,6 +19,8 @@ void become(uid_t user)
 	CHECK(setgroups(0, NULL) == 0);
 	CHECK(setresgid(user, user, user) == 0 && setresuid(user, user, user) == 0);
 	CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
+	/* A child that has another user would outlive a test that failed. */
+	CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
 }
 
 long file_read(const char *path, char *text, size_t size)

@@ -4,6 +4,7 @@
  * kernel came to that: users, capabilities, dumpability, Landlock, Yama, namespaces.
  */
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/landlock.h>
 #include <sched.h>
 #include <signal.h>
@@ -161,9 +162,30 @@ TEST(landlock_domain_of_the_reader)
 	end(target);
 }
 
+#ifndef CAP_PERFMON
+#define CAP_PERFMON 38
+#endif
+
+/*
+ * On newer kernels (7.3 is one) CAP_PERFMON, or CAP_SYS_ADMIN in its place, reads every
+ * /proc/PID/maps. It shows no address of a fiber.
+ */
+static void give_up_perfmon(void)
+{
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct sets[2];
+
+	CHECK(syscall(SYS_capget, &header, sets) == 0);
+	sets[0].effective &= ~(1U << CAP_SYS_ADMIN);
+	sets[1].effective &= ~(1U << (CAP_PERFMON - 32));
+	CHECK(syscall(SYS_capset, &header, sets) == 0);
+}
+
 static void look_from_roots_domain(void)
 {
 	enter_landlock();
+	CHECK(!sees_addresses(target));
+	give_up_perfmon();
 	CHECK(!check_sight(target));
 }
 
