@@ -3,6 +3,7 @@
 #ifndef FIBER_COMPAT_H
 #define FIBER_COMPAT_H
 
+#include <linux/capability.h>
 #include <linux/dcache.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
@@ -40,6 +41,16 @@ static inline struct fpu *fiber_task_fpu(struct task_struct *task)
 	return (struct fpu *)(task + 1);
 #else
 	return &task->thread.fpu;
+#endif
+}
+
+/* Whether the caller may read every /proc/PID/maps, without the right to trace the process. */
+static inline bool fiber_may_read_all_maps(void)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)
+	return perfmon_capable();
+#else
+	return false;
 #endif
 }
 

@@ -38,7 +38,7 @@ def run(program, name):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     if done.returncode == SKIPPED:
         pytest.skip(done.stdout.strip() or "without a reason")
@@ -59,7 +59,7 @@ def test_every_program_lists_its_cases():
             [PROGRAMS / f"kmod_{program}", "--list"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=300,
             check=True,
         ).stdout.split()
     }
