@@ -694,9 +694,14 @@ static void process_setup(void)
 
 static void device_open(void)
 {
-	open_as(DEVICE_FD, FIBER_DEVICE, O_RDWR);
-	if (fcntl(DEVICE_FD, F_GETFD) < 0)
-		fail("cannot open " FIBER_DEVICE "; mend: load the module");
+	/* Processes of earlier rounds may still have to give back what they were charged. */
+	for (int i = 0; i < 30000; i++) {
+		open_as(DEVICE_FD, FIBER_DEVICE, O_RDWR);
+		if (fcntl(DEVICE_FD, F_GETFD) >= 0)
+			return;
+		usleep(1000);
+	}
+	fail("cannot open " FIBER_DEVICE "; hint: load the module");
 }
 
 struct round round_draw(int process, uint64_t round)
