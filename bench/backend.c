@@ -14,7 +14,7 @@ static int convert(uint64_t *id)
 static int create(uint64_t *id, void (*func)(void *), void *arg, const char *name,
 		  size_t stack_size)
 {
-	struct fiber_attr attr = { .stack_size = stack_size, .name = name };
+	struct fiber_attr attr = { .size = sizeof(attr), .stack_size = stack_size, .name = name };
 
 	return fiber_create(id, func, arg, &attr);
 }

@@ -2,31 +2,31 @@
 """For Sphinx: `make docs`."""
 
 import re
-import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "python" / "kfiber"
-# What the reference is made of: the package's sources, and for itself, whose names are those of the
-# extension, the extension's stub.
-API = ROOT / "build" / "api" / "kfiber"
-
-shutil.rmtree(API, ignore_errors=True)
-API.mkdir(parents=True)
-for source in PACKAGE.glob("[a-z]*.py"):
-    shutil.copy(source, API)
-shutil.copy(PACKAGE / "_native.pyi", API / "__init__.pyi")
 
 project = "kfiber"
 version = re.search(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())[1]
 
-extensions = ["myst_parser", "autoapi.extension"]
+extensions = ["myst_parser"]
 html_theme = "furo"
 html_show_copyright = False
-# Docstrings have code in single backticks.
-default_role = "code"
+# Anchors of headings, as on the repository's web view.
+myst_heading_anchors = 3
 
-autoapi_dirs = [str(API)]
-autoapi_generate_api_docs = False
-autoapi_options = ["members", "undoc-members", "special-members"]
-autoapi_member_order = "bysource"
+
+def toctrees(app, name, source):
+    """A page called index lists others, under headings. The sidebar is made of these lists."""
+    if name.rpartition("/")[2] != "index":
+        return
+    for section in re.split(r"^## ", source[0], flags=re.MULTILINE):
+        pages = re.findall(r"^- \[.*\]\((.*)\.md\)$", section, re.MULTILINE)
+        caption = section.partition("\n")[0].lstrip("# ")
+        lines = ["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""]
+        source[0] += "\n" + "\n".join(lines) if pages else ""
+
+
+def setup(app):
+    app.connect("source-read", toctrees)

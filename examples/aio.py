@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Synchronous code in asyncio: ask() is no coroutine, nor is anything that calls it."""
+"""Synchronous code in asyncio: neither ask() nor spell(), which calls it, is a coroutine."""
 
 import asyncio
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The first fiber: a function that is left in the middle, and gone on with."""
+"""The first fiber: a function that is suspended in the middle, and resumed there."""
 
 import kfiber
-
-main = kfiber.current()
 
 
 def count(number):
     while True:
-        number += main.switch(number)
+        number += kfiber.root().switch(number)  # back to the thread that runs it
 
 
 fiber = kfiber.Fiber(count, 10)
-print(fiber.switch())
-print(fiber.switch(1))
-print(fiber.switch(100))
+print(fiber.switch())  # 10
+print(fiber.switch(1))  # 11
+print(fiber.switch(100))  # 111

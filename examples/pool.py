@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A few threads go on with many fibers: each takes the next one that is ready."""
+"""A few threads resume many fibers: each takes the next one that is ready."""
 
 import queue
 import threading
@@ -13,15 +13,15 @@ ready, done = queue.SimpleQueue(), queue.SimpleQueue()
 
 def job(number):
     for _ in range(STEPS):
-        kfiber.root().switch()  # here others have their turn
+        kfiber.root().switch()  # now the thread can resume another job
     done.put(number)
 
 
 def work():
-    while fiber := ready.get():
+    while (fiber := ready.get()) is not None:
         fiber.switch()
         if fiber.state != "finished":
-            # Now, not earlier: another thread may take it at once.
+            # Only now, because another thread may resume it at once.
             ready.put(fiber)
 
 

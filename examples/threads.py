@@ -9,7 +9,7 @@ import kfiber
 def travel():
     for verb in "packs", "walks":
         print(verb, "on", threading.current_thread().name)
-        kfiber.root().switch()  # to the thread that runs it now
+        kfiber.root().switch()  # back to the thread that runs it
     print("arrives on", threading.current_thread().name)
 
 

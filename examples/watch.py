@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which fiber burns the CPU? Asked from outside, of a program that does not help."""
+"""Which fiber burns the CPU? Asked from outside; the program does nothing for it."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Who may see the addresses of a process: whoever may read its /proc/PID/maps. */
+/* Readers who may read /proc/PID/maps of a process may see its addresses. */
 #ifndef FIBER_ACCESS_H
 #define FIBER_ACCESS_H
 

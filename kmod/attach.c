@@ -21,7 +21,7 @@ void fiber_attach_sched_in(struct preempt_notifier *notifier, int cpu)
 
 	/* Counters of two CPUs may differ a little. */
 	if (now > thread->off_at)
-		thread->off += now - thread->off_at;
+		WRITE_ONCE(thread->off, thread->off + (now - thread->off_at));
 	WRITE_ONCE(thread->off_at, 0);
 	WRITE_ONCE(thread->area->off, thread->off);
 }
@@ -48,7 +48,7 @@ static void detach(struct fiber_thread *thread, bool dead)
 	fiber_thread_free(thread);
 }
 
-/* fiber_engine.end: whoever wants the fiber that the thread ran sees that it may. */
+/* fiber_engine.end: the next owner sees that it may take the fiber that the thread ran. */
 void fiber_attach_end(struct fiber_thread *thread)
 {
 	detach(thread, true);
@@ -139,13 +139,23 @@ struct fiber_thread *fiber_attach_find(struct status_table *table, u32 number)
 	return block ? rcu_dereference(block->threads[number % TABLE_BLOCK_AREAS]) : NULL;
 }
 
-/* Cycles that the thread has been running that fiber, as far as its area says so. */
-u64 fiber_attach_run(const struct fiber_thread *thread, u64 id)
+/*
+ * Cycles that the thread has been running that fiber, as far as its area says so. Nothing
+ * if the run has begun at another moment than the fiber was last switched to: it ends just now,
+ * and may have been added to the fiber's time.
+ */
+u64 fiber_attach_run(const struct fiber_thread *thread, u64 id, u64 last_switch)
 {
 	const struct fiber_thread_area *area = thread->area;
-	u64 since = READ_ONCE(area->since), off_since = READ_ONCE(area->off_since);
-	u64 off_at = READ_ONCE(thread->off_at), off = READ_ONCE(thread->off);
-	s64 run = (off_at ?: rdtsc()) - since - (off - off_since);
+	u64 since, off, off_at;
+	s64 run;
 
-	return READ_ONCE(area->fiber) == id && run > 0 ? run : 0;
+	/* The thread may come onto the CPU or leave it meanwhile. */
+	do {
+		off = READ_ONCE(thread->off);
+		off_at = READ_ONCE(thread->off_at);
+		since = READ_ONCE(area->since);
+		run = (off_at ?: rdtsc()) - since - (off - READ_ONCE(area->off_since));
+	} while (off_at != READ_ONCE(thread->off_at) || off != READ_ONCE(thread->off));
+	return READ_ONCE(area->fiber) == id && since == last_switch && run > 0 ? run : 0;
 }

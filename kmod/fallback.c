@@ -4,8 +4,9 @@
  * administrators who do not want that: a block for each fiber of each process
  * that the reader can see.
  *
- * It is one file, which stays: removing a file of /proc waits for its readers,
- * who can take their time. An open file holds the module.
+ * The one file exists until the module is unloaded, because removing a file of
+ * /proc waits for its readers, who can keep it open for ever. An open file holds
+ * the module.
  */
 #include <linux/cred.h>
 #include <linux/dcache.h>

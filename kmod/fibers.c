@@ -30,7 +30,7 @@ void fiber_cache_exit(void)
 	kmem_cache_destroy(fiber_cache);
 }
 
-/* Returns a fiber whose parent is the calling thread, owned by nobody, or an error. */
+/* Returns a fiber without an owner, whose parent is the calling thread, or an error. */
 struct fiber *fiber_alloc(struct fiber_process *process, u32 flags)
 {
 	size_t bytes = sizeof(struct fiber) + fiber_context_bytes(flags & FIBER_FLAG_FPU);
@@ -79,7 +79,7 @@ static void fiber_free_shell(struct fiber *fiber)
 	atomic_long_dec(&fiber_fibers);
 }
 
-/* Nobody else can reach the fiber any more. Not in atomic context. */
+/* Frees a fiber that nothing else can reach any more. Not in atomic context. */
 void fiber_free(struct fiber *fiber)
 {
 	struct fiber_user *user = fiber->user;
@@ -140,7 +140,7 @@ static int chunk_add(struct fiber_process *process, u32 slot)
 	chunk = kzalloc(sizeof(*chunk), GFP_KERNEL_ACCOUNT);
 	if (!chunk)
 		err = -ENOMEM;
-	/* A full barrier: whoever finds the chunk finds it zeroed. */
+	/* A full barrier, so that readers see the chunk zeroed. */
 	if (err || cmpxchg((struct fiber_chunk __force **)place, NULL, chunk)) {
 		kfree(chunk);
 		fiber_user_uncharge(process->user, sizeof(*chunk));
@@ -181,13 +181,13 @@ void fiber_publish(struct fiber_process *process, struct fiber *fiber)
 	fiber_tables_add_fiber(process, fiber);
 }
 
-/* Gives a reserved id back, which nobody has seen. */
+/* Gives back a reserved id that was not published. */
 void fiber_unreserve(struct fiber_process *process, struct fiber *fiber)
 {
 	ida_free(&process->ids, fiber->id & FIBER_SLOT_MASK);
 }
 
-/* By whoever has set the owner to OWNER_DELETED, which only one can. */
+/* Called by the thread that has set the owner to OWNER_DELETED, which only one can do. */
 void fiber_remove(struct fiber_process *process, struct fiber *fiber)
 {
 	u32 slot = fiber->id & FIBER_SLOT_MASK;
@@ -233,7 +233,7 @@ void fiber_reset(struct fiber *fiber)
 {
 	unsigned long top = fiber->stack_start + fiber->stack_size;
 
-	fiber_context_reset(&fiber->context, fiber->entry, fiber->arg, (top & ~15UL) - 8);
+	fiber_context_reset(&fiber->context, fiber->start, fiber->arg, (top & ~15UL) - 8);
 	fiber->mask = fiber->first_mask;
 	WRITE_ONCE(fiber->started, false);
 	fiber_fls_reset(fiber);
@@ -245,7 +245,7 @@ static int fiber_create_check(const struct fiber_create *args)
 		return -EINVAL;
 	if (!fiber_name_is_terminated(args->name))
 		return -EINVAL;
-	if (!args->entry || args->entry >= TASK_SIZE_MAX)
+	if (!args->entry || args->entry >= TASK_SIZE_MAX || args->start >= TASK_SIZE_MAX)
 		return -EFAULT;
 	if (args->stack_size < FIBER_STACK_MIN ||
 	    args->stack_start + args->stack_size < args->stack_start)
@@ -275,6 +275,7 @@ long fiber_create(struct fiber_process *process, struct fiber_create __user *use
 	if (IS_ERR(fiber))
 		return PTR_ERR(fiber);
 	fiber->entry = args.entry;
+	fiber->start = args.start ?: args.entry;
 	fiber->arg = args.arg;
 	fiber->stack_start = args.stack_start;
 	fiber->stack_size = args.stack_size;

@@ -32,7 +32,7 @@ static size_t storage_bytes(u32 size)
 	       BITS_TO_LONGS(size) * sizeof(long);
 }
 
-/* What the allocation of that storage takes: the largest would waste half of a power of two. */
+/* Bytes that the storage occupies: beyond a page whole pages, not a power of two. */
 static size_t storage_charge(u32 size)
 {
 	size_t bytes = storage_bytes(size);

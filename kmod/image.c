@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The entry of a process image: made when the process first opens the device;
- * its fibers are freed when the image has ended and its last thread is through,
- * and the entry itself with the last reference.
+ * The entry of a process image is created when the process first opens the device.
+ * Its fibers are freed when the image has ended and its last thread has left the
+ * module; the entry itself is freed with the last reference.
  */
 #include <linux/irq_work.h>
 #include <linux/pid.h>
@@ -26,8 +26,8 @@ static u32 chunks_of(u32 max)
 
 static size_t process_bytes(u32 max)
 {
-	return sizeof(struct fiber_process) + chunks_of(max) * sizeof(struct fiber_chunk *) +
-	       fiber_tables_size();
+	return sizeof(struct fiber_process) + fiber_user_size() +
+	       chunks_of(max) * sizeof(struct fiber_chunk *) + fiber_tables_size();
 }
 
 static void process_wake(struct irq_work *work)
@@ -54,13 +54,14 @@ static void process_end_work(struct work_struct *work)
 
 	fiber_free_all(process);
 	if (process->table)
-		fiber_table_end(process->table);
+		fiber_table_free(process->table);
 	process->table = NULL;
+	fiber_user_ended(process->user);
 	process_strip(process);
 	fiber_process_put(process);
 }
 
-/* Nobody has a reference any more. */
+/* The last reference was dropped. */
 static void process_free_work(struct work_struct *work)
 {
 	struct fiber_process *process = container_of(to_rcu_work(work), struct fiber_process,

@@ -61,7 +61,7 @@ static int fiber_get_count(char *buffer, const struct kernel_param *param)
 	return sysfs_emit(buffer, "%ld\n", atomic_long_read((atomic_long_t *)param->arg));
 }
 
-/* On the line of insmod; the kernel calls it unasked. */
+/* Called if the parameter is given to insmod, whatever its mode is. */
 static int fiber_set_count(const char *value, const struct kernel_param *param)
 {
 	return -EPERM;
@@ -103,7 +103,7 @@ static int __init fiber_init(void)
 	err = fiber_device_init();
 	if (err)
 		goto hooks;
-	/* Last, since its users cannot be sent away. */
+	/* Last, because it cannot be undone while somebody uses it. */
 	fiber_proc_init();
 	return 0;
 
@@ -118,7 +118,7 @@ workqueue:
 	return err;
 }
 
-/* No descriptor is open, no thread is a fiber and nobody is in our part of /proc. */
+/* No descriptor is open, no thread is a fiber and no file or directory of ours is in use. */
 static void __exit fiber_exit(void)
 {
 	int i;

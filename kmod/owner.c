@@ -49,7 +49,7 @@ bool owner_finish_root(struct fiber *root)
 }
 
 /*
- * Claims a fiber for deletion, after which nobody else can own it. -EBUSY: it is
+ * Claims a fiber for deletion; no thread can own it afterwards. -EBUSY: it is
  * running. -EPERM: it is the root fiber of a living thread. -ESRCH: it has been
  * claimed. Under RCU.
  */

@@ -6,15 +6,15 @@
  *	address of a thread	that thread runs the fiber
  *	the same, with
  *	OWNER_EXIT_PENDING	likewise, and the thread whose root fiber this is
- *				has ended or waits to: whoever suspends the
- *				fiber finishes it
- *	OWNER_FREE		nobody: it is new or suspended
- *	OWNER_FINISHED		nobody, for ever: its thread has ended
- *	OWNER_DELETED		whoever deletes it
+ *				has ended or waits to end: the thread that
+ *				suspends the fiber finishes it
+ *	OWNER_FREE		no thread: the fiber is new or suspended
+ *	OWNER_FINISHED		no thread, for ever: its thread has ended
+ *	OWNER_DELETED		the thread that deletes it
  *
- * Who changes it from OWNER_FREE owns the context until giving it back; only an
- * owner takes a fiber away from others. Acquire on taking, release on giving
- * back. A fiber that is owned stays allocated.
+ * A thread that changes the word from OWNER_FREE owns the context until it
+ * releases it. Taking ownership is an acquire, giving it back a release. A fiber
+ * that is owned stays allocated.
  */
 #ifndef FIBER_OWNER_H
 #define FIBER_OWNER_H
@@ -34,7 +34,7 @@ static inline struct fiber_thread *owner_thread(long owner)
 	return (struct fiber_thread *)(owner & ~OWNER_EXIT_PENDING);
 }
 
-/* Takes a free fiber; returns OWNER_FREE, or the owner that excludes the thread. */
+/* Acquires a free fiber. Returns OWNER_FREE, or the owner that the fiber has instead. */
 static inline long owner_acquire(struct fiber *fiber, struct fiber_thread *thread)
 {
 	return atomic_long_cmpxchg_acquire(&fiber->owner, OWNER_FREE, (long)thread);
@@ -42,7 +42,7 @@ static inline long owner_acquire(struct fiber *fiber, struct fiber_thread *threa
 
 void owner_release_root(struct fiber *fiber, struct fiber_thread *thread);
 
-/* Gives back a fiber whose context the thread has saved. In any context. */
+/* Releases a fiber whose context the thread has saved. In any context. */
 static inline void owner_release(struct fiber *fiber, struct fiber_thread *thread)
 {
 	/* Exit is pending for other threads' root fibers only. */

@@ -34,7 +34,7 @@ struct procdir_node {
 	u64 id;
 };
 
-/* An open file: what it may show is decided with the opener's credentials. */
+/* An open file. The opener's credentials decide whether it shows addresses. */
 struct procdir_view {
 	struct fiber_process *process;
 	u64 id;
@@ -113,8 +113,8 @@ static const struct inode_operations file_inode_ops = {
 };
 
 /*
- * Fits 32 bits, for old programs; 0 is no fiber. It tells of a process only what
- * the mount's PID namespace knows.
+ * Fits 32 bits, for old programs; 0 stands for the directory. It depends on the
+ * process only by the pid that the mount's PID namespace knows.
  */
 static unsigned long inode_number(struct super_block *sb, const struct fiber_process *process,
 				  u64 id)
@@ -277,8 +277,28 @@ static const struct file_operations dir_ops = {
 	.llseek = generic_file_llseek,
 };
 
+/* Who keeps the directory open may look up in it as long as in /proc/PID: see hidepid. */
+static int dir_permission(FIBER_SETATTR_IDMAP, struct inode *inode, int mask)
+{
+	struct dentry *dir, *pid_dir;
+	int err;
+
+	if (mask & MAY_NOT_BLOCK)
+		return -ECHILD;
+	err = generic_permission(idmap, inode, mask);
+	dir = err ? NULL : d_find_any_alias(inode);
+	if (!dir)
+		return err ?: -ENOENT;
+	pid_dir = dget_parent(dir);
+	err = inode_permission(idmap, d_inode(pid_dir), MAY_EXEC);
+	dput(pid_dir);
+	dput(dir);
+	return err;
+}
+
 static const struct inode_operations dir_inode_ops = {
 	.lookup = dir_lookup,
+	.permission = dir_permission,
 	.setattr = dir_setattr,
 };
 

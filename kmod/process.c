@@ -9,6 +9,7 @@
 #include <linux/sched/signal.h>
 
 #include "process.h"
+#include "table.h"
 
 static DEFINE_HASHTABLE(processes, 10);
 static DEFINE_RAW_SPINLOCK(processes_lock);
@@ -91,12 +92,14 @@ static void process_unhash(struct fiber_process *process)
 
 	hash_del_rcu(&process->node);
 	WRITE_ONCE(process->dead, true);
+	if (process->table)
+		fiber_table_end(process->table);
 	fiber_process_unuse(process);
 }
 
 /*
  * The process image is gone. May be called more than once: two threads of a
- * dying group can both see that nobody is alive.
+ * dying group can both see that no thread is alive.
  */
 void fiber_process_end(struct signal_struct *signal)
 {

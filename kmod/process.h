@@ -4,6 +4,7 @@
 #define FIBER_PROCESS_H
 
 #include "types.h"
+#include "user.h"
 
 extern struct workqueue_struct *fiber_workqueue;
 
@@ -41,8 +42,10 @@ static inline void fiber_process_use(struct fiber_process *process)
  */
 static inline void fiber_process_unuse(struct fiber_process *process)
 {
-	if (refcount_dec_and_test(&process->users))
+	if (refcount_dec_and_test(&process->users)) {
+		fiber_user_end(process->user);
 		queue_rcu_work(fiber_workqueue, &process->end_work);
+	}
 }
 
 /* Chooses the engine of a process that has none so far; false: it has another one. */

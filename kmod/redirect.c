@@ -32,7 +32,7 @@ static struct dentry *pid_lookup(struct inode *dir, struct dentry *dentry, unsig
 	return result;
 }
 
-/* Shifts what the original lists by the one position that is ours. */
+/* Shifts the original's entries by one position, which is the entry `fiber`. */
 struct pid_dir_context {
 	struct dir_context ctx;
 	struct dir_context *outer;

@@ -8,9 +8,9 @@
  *	hash	table of processes	table of threads	table of fibers
  *	scan	table of processes	all fibers, in turn	table of fibers
  *
- * `hash` is the report's version 1, `scan` its version 2. All three find the
- * same, so the semantics are the same. The tables exist beside the slots, for
- * `hash` and `scan` only; where a static key is off, they cost nothing.
+ * `hash` is the report's version 1, `scan` its version 2. All three find the same
+ * fiber. `hash` and `scan` keep their tables in addition to the slots; a static
+ * key makes sure that they cost `direct` nothing.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -35,7 +35,7 @@ DEFINE_STATIC_KEY_FALSE(fiber_report_lookup);
 
 static bool scan __ro_after_init;
 
-/* Odd and secret, so that nobody can choose ids that share a bucket. */
+/* Odd and secret, so that no program can choose ids that share a bucket. */
 static u64 hash_key __ro_after_init;
 
 /**

@@ -64,6 +64,8 @@ bool fiber_snapshot_kernel(struct fiber_process *process, u64 id, struct pid_nam
 	fiber_account_read(fiber, thread, &times);
 	snapshot->cpu_time = not_back(&fiber->shown_time, times.cpu_time);
 	snapshot->longest_run = not_back(&fiber->shown_run, times.longest_run);
+	/* Another reader may have shown a longer run, after the time that contains it. */
+	snapshot->cpu_time = max(snapshot->cpu_time, snapshot->longest_run);
 	snapshot->thread = thread ? pid_nr_ns(thread->pid, pid_ns) : 0;
 	if (thread)
 		snapshot->state = FIBER_STATE_RUNNING;
@@ -130,7 +132,7 @@ bool fiber_snapshot_mapped(struct fiber_process *process, u64 id, struct pid_nam
 			slot.state = slot.stack_size ? FIBER_STATE_NEW : FIBER_STATE_FINISHED;
 	}
 	if (thread)
-		run = fiber_attach_run(thread, id);
+		run = fiber_attach_run(thread, id, slot.last_switch);
 	snapshot->thread = thread ? pid_nr_ns(thread->pid, pid_ns) : 0;
 	snapshot->parent = parent_nr(process, slot.parent, pid_ns);
 	rcu_read_unlock();

@@ -10,8 +10,14 @@
  *
  * Page faults come with the process's mmap_lock held, which a user can hold for
  * ever, so nothing here takes that lock, and faults take no lock of ours.
+ *
+ * A mapping can outlive the image: other processes can share the memory, and any
+ * reader of /proc/PID/cmdline keeps it as long as it likes. Its user must not pay
+ * for that, so the pages are taken out of all mappings when the image has ended.
  */
 #include <linux/clocksource.h>
+#include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/nospec.h>
 #include <linux/sched/mm.h>
@@ -27,6 +33,12 @@
 static_assert(sizeof(struct fiber_slot) == 192 && TABLE_AREA_SIZE == 64);
 static_assert(sizeof(struct fiber_table) <= FIBER_TABLE_AREAS_AT);
 static_assert(FIBER_TABLE_AREAS_AT == PAGE_SIZE && FIBER_TABLE_SLOTS_AT % PAGE_SIZE == 0);
+
+/* Tables lie one behind the other in the file that they are mapped from, that far apart. */
+#define TABLE_PAGES_SHIFT	16
+#define TABLE_PAGES		(FIBER_TABLE_SIZE(1UL << FIBER_SLOT_BITS) / PAGE_SIZE)
+
+static_assert(TABLE_PAGES <= BIT(TABLE_PAGES_SHIFT));
 
 static int table_charge(struct status_table *table, size_t bytes)
 {
@@ -90,7 +102,7 @@ static void table_put(struct status_table *table)
 	xa_destroy(&table->pages);
 	for (i = 0; i < TABLE_BLOCKS; i++)
 		kfree(table->blocks[i]);
-	mmdrop(table->mm);
+	fput(table->file);
 	mutex_destroy(&table->lock);
 	fiber_user_uncharge(table->user, table->bytes);
 	kfree(table);
@@ -109,8 +121,16 @@ static void table_set_clock(struct status_table *table)
 	head->shift = shift;
 }
 
+/* What a new table begins with in the file. After 2^34 tables another one has it, too. */
+static unsigned long table_first_page(void)
+{
+	static atomic_long_t tables;
+
+	return (atomic_long_inc_return(&tables) & (BIT(34) - 1)) << TABLE_PAGES_SHIFT;
+}
+
 /* A table of the calling process with its head, or an error. */
-static struct status_table *table_alloc(struct fiber_process *process)
+static struct status_table *table_alloc(struct fiber_process *process, struct file *file)
 {
 	struct status_table *table;
 	int err;
@@ -125,7 +145,8 @@ static struct status_table *table_alloc(struct fiber_process *process)
 	}
 	refcount_set(&table->refs, 1);
 	table->mm = process->mm;
-	mmgrab(table->mm);
+	table->file = get_file(file);
+	table->first_page = table_first_page();
 	table->user = process->user;
 	table->bytes = sizeof(*table);
 	mutex_init(&table->lock);
@@ -150,32 +171,42 @@ static unsigned long table_limit(const struct status_table *table)
 static vm_fault_t table_fault(struct vm_fault *vmf)
 {
 	struct status_table *table = vmf->vma->vm_private_data;
-	struct page *page;
+	struct page *page = NULL;
+	unsigned long index;
 
-	/* A child that got the VMA by MADV_DOFORK has another mm. */
-	if (vmf->vma->vm_mm != table->mm || READ_ONCE(table->ended))
+	if (!table)
 		return VM_FAULT_SIGBUS;
-	if (vmf->pgoff >= table_limit(table))
-		return VM_FAULT_SIGBUS;
-	page = xa_load(&table->pages, vmf->pgoff);
-	if (!page)
-		return VM_FAULT_SIGBUS;
-	/* The VMA keeps the table, and that the page. */
-	get_page(page);
+	index = vmf->pgoff - table->first_page;
+	/* Whoever frees pages has waited for us, and sees our reference. */
+	rcu_read_lock();
+	if (!READ_ONCE(table->ended) && index < table_limit(table))
+		page = xa_load(&table->pages, index);
+	if (page)
+		get_page(page);
+	rcu_read_unlock();
 	vmf->page = page;
-	return 0;
+	return page ? 0 : VM_FAULT_SIGBUS;
 }
 
 static void table_vm_open(struct vm_area_struct *vma)
 {
 	struct status_table *table = vma->vm_private_data;
 
-	refcount_inc(&table->refs);
+	if (!table)
+		return;
+	/* In a child, by MADV_DOFORK, it shows and holds nothing. */
+	if (vma->vm_mm == table->mm)
+		refcount_inc(&table->refs);
+	else
+		vma->vm_private_data = NULL;
 }
 
 static void table_vm_close(struct vm_area_struct *vma)
 {
-	table_put(vma->vm_private_data);
+	struct status_table *table = vma->vm_private_data;
+
+	if (table)
+		table_put(table);
 }
 
 static const struct vm_operations_struct table_vm_ops = {
@@ -185,14 +216,14 @@ static const struct vm_operations_struct table_vm_ops = {
 };
 
 /* The process's table, made if need be; or an error. */
-static struct status_table *table_get(struct fiber_process *process)
+static struct status_table *table_get(struct fiber_process *process, struct file *file)
 {
 	struct status_table *table = READ_ONCE(process->table), *rival;
 
 	if (table)
 		return table;
 	/* Allocated first: a failure must not choose the engine. */
-	table = table_alloc(process);
+	table = table_alloc(process, file);
 	if (IS_ERR(table))
 		return table;
 	if (!fiber_process_choose(process, &fiber_engine_mapped)) {
@@ -215,12 +246,17 @@ int fiber_table_mmap(struct file *file, struct vm_area_struct *vma)
 
 	if (!fiber_process_is_current(process))
 		return -EPERM;
-	if (!(vma->vm_flags & VM_SHARED) || (vma->vm_flags & VM_EXEC) || vma->vm_pgoff ||
-	    vma->vm_end - vma->vm_start > FIBER_TABLE_SIZE(1UL << FIBER_SLOT_BITS))
+	if (!(vma->vm_flags & VM_SHARED) || (vma->vm_flags & VM_EXEC))
 		return -EINVAL;
-	table = table_get(process);
+	if (vma->vm_pgoff + vma_pages(vma) > TABLE_PAGES)
+		return -EINVAL;
+	table = table_get(process, file);
 	if (IS_ERR(table))
 		return PTR_ERR(table);
+	/* Another node of the device. */
+	if (table->file->f_mapping != file->f_mapping)
+		return -EINVAL;
+	vma->vm_pgoff += table->first_page;
 	/* The caller is the process, whose image keeps the table until here. */
 	refcount_inc(&table->refs);
 	fiber_vm_flags(vma, VM_DONTCOPY | VM_DONTEXPAND, VM_MAYEXEC);
@@ -365,9 +401,36 @@ u64 fiber_table_slot_id(struct fiber_process *process, u32 number)
 	return (id & FIBER_SLOT_MASK) == number ? id : 0;
 }
 
-/* The image has ended, its threads are through and readers are done. */
+/* The image has ended: no more page faults. In any context. */
 void fiber_table_end(struct status_table *table)
 {
 	WRITE_ONCE(table->ended, true);
+}
+
+/*
+ * Its threads, readers and page faults are through, too: takes it out of whatever
+ * maps it, and frees it. What remains until the last mapping is gone is a shell, and
+ * pages that somebody has a reference to.
+ */
+void fiber_table_free(struct status_table *table)
+{
+	unsigned long index;
+	struct page *page;
+	unsigned int i;
+
+	unmap_mapping_range(table->file->f_mapping, (loff_t)table->first_page << PAGE_SHIFT,
+			    TABLE_PAGES << PAGE_SHIFT, 1);
+	xa_for_each(&table->pages, index, page) {
+		if (page_count(page) == 1)
+			page_remove(table, index);
+		cond_resched();
+	}
+	for (i = 0; i < TABLE_BLOCKS; i++) {
+		if (!table->blocks[i])
+			continue;
+		kfree(table->blocks[i]);
+		table->blocks[i] = NULL;
+		table_uncharge(table, sizeof(*table->blocks[i]));
+	}
 	table_put(table);
 }

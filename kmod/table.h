@@ -25,10 +25,11 @@ struct table_block {
 /**
  * struct status_table - the status table of a process
  * @refs: the process until its image has ended, and every VMA that shows it
- * @mm: the only one that may map it; pinned by mmgrab(), so that the address
- *	means nobody else
+ * @mm: the only one that may map it; compared, never followed
+ * @file: through which it was first mapped; a reference
+ * @first_page: its place in the device's file, which no other table has
  * @user: pays for @bytes, until the last reference is gone
- * @ended: the image has ended: nothing more is mapped
+ * @ended: the image has ended: nothing more is mapped. Page faults read it under RCU
  * @lock: guards growth: @pages, @blocks, @slots, @bytes
  * @pages: by offset in the mapping. Readers use RCU; a page that a reader can
  *	   know of stays until the table is freed
@@ -40,6 +41,8 @@ struct table_block {
 struct status_table {
 	refcount_t refs;
 	struct mm_struct *mm;
+	struct file *file;
+	unsigned long first_page;
 	struct fiber_user *user;
 	bool ended;
 	struct mutex lock;	/* see above */
@@ -59,5 +62,6 @@ bool fiber_table_read_slot(struct status_table *table, u32 number, struct fiber_
 u64 fiber_table_slot_id(struct fiber_process *process, u32 number);
 u32 fiber_table_slots(const struct fiber_process *process);
 void fiber_table_end(struct status_table *table);
+void fiber_table_free(struct status_table *table);
 
 #endif /* FIBER_TABLE_H */

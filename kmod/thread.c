@@ -11,7 +11,7 @@
 
 atomic_long_t fiber_threads;
 
-/* Returns an object for the calling thread, which nobody knows yet, or an error. */
+/* Returns a new object for the calling thread, which no list has yet, or an error. */
 struct fiber_thread *fiber_thread_alloc(struct fiber_process *process,
 					const struct fiber_engine *engine)
 {

@@ -9,10 +9,11 @@
  *	   +----- a reference each, and a user: threads, from conversion to exit
  *
  *	table <--- a reference each: the process until its image ends, every VMA
- *	user  <--- lives as long as bytes are charged to it
+ *	user  <--- the account of each process; both live as long as bytes are
+ *	           charged to them
  *
- * When the image has ended and its last thread is done, the fibers are freed;
- * holders of a reference keep an empty shell.
+ * When the image has ended and its last thread has left the module, the fibers
+ * are freed. References that remain keep an empty entry.
  *
  * Locks, none of which is taken inside another one except as it says:
  *	status_table.lock	mutex; taken by requests of its process, killable
@@ -22,15 +23,15 @@
  *	users_lock		raw spinlock, in user.c
  *	fiber_tables.lock	raw spinlock, in report_lookup.c
  *
- * Slots need no lock: an id belongs to whoever reserved it until it is
- * published, and to whoever claimed its fiber for deletion from then on.
- * Readers use RCU. Nothing outside the process waits for a request of it.
+ * Slots need no lock: an id belongs to the thread that reserved it until it is
+ * published, and then to the thread that claims its fiber for deletion. Readers
+ * use RCU. Nothing outside the process waits for one of its requests.
  *
  * The switch takes no lock. It rests on one word, fiber.owner: see owner.h.
  *
  * Exit and exec reach the module in tracepoint probes (which can be atomic, in
- * the thread's own context); whatever may sleep is left to a work queue, whose
- * works wait for nothing that a user can hold.
+ * the thread's own context). A work queue does what may sleep; its works wait
+ * for nothing that a user can hold.
  */
 #ifndef FIBER_TYPES_H
 #define FIBER_TYPES_H
@@ -75,10 +76,10 @@ struct fiber_chunk {
  * @refs: see the drawing above
  * @users: the image until it ends, and the threads: they may touch the fibers
  * @mm: identifies the caller as this process, together with @signal; pinned by
- *      mmgrab(), so that the address means nobody else
+ *      mmgrab(), so that no other mm gets this address
  * @signal: the thread group's; compared, never followed
  * @pid: of the thread group; a reference
- * @user: pays for all that the process allocates
+ * @user: its account, which pays for all that the process allocates
  * @engine: switches the fibers; NULL until the first conversion or mapping,
  *	    then constant
  * @table: the status table, for engine `mapped`; set once, a reference until
@@ -214,7 +215,7 @@ struct fiber_times {
  * @id: constant
  * @owner: owner.h
  * @context: the owner's
- * @mask: blocked signals while nobody runs it; the owner's
+ * @mask: blocked signals while no thread runs it; the owner's
  * @first_mask: the same before its first instruction; constant
  * @rcu: readers of the slots, once it has been deleted, when it needs no masks
  * @started: it has run since its creation or reset; the owner's
@@ -225,7 +226,7 @@ struct fiber_times {
  *	last in ns of local_clock()
  * @failed: failed activations, by anybody
  * @shown_time, @shown_run: the times that were last shown
- * @entry, @arg, @stack_start, @stack_size: as created; constant
+ * @entry, @start, @arg, @stack_start, @stack_size: as created; constant
  * @parent: pid of the creating thread; a reference
  * @user: pays for it
  * @name: zero-terminated; the process's names
@@ -254,6 +255,7 @@ struct fiber {
 	atomic64_t shown_run;
 
 	u64 entry;
+	u64 start;
 	u64 arg;
 	u64 stack_start;
 	u64 stack_size;

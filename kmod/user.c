@@ -7,13 +7,18 @@
  * the owner of that namespace, and so on outwards, as with ucounts(7): a user
  * who makes namespaces gets no more for that.
  *
- * The charge is the reference: a user exists as long as bytes are charged. All
- * of it is atomic, so that whoever frees memory can uncharge it in any context.
+ * A process has an account, whose parent is its user: what is charged to it is
+ * charged to him. It has no limit of its own.
+ *
+ * The charge is the reference: a user, and an account, exists as long as bytes
+ * are charged. All of it is atomic, so that whoever frees memory can uncharge it
+ * in any context.
  *
  * Memory that only waits for its RCU readers stays charged but does not count: a
  * stranger can delay these (by reading /proc at a low priority), and must not
  * make a request fail by that. A user who has more than his limit waiting is
- * slowed down instead.
+ * slowed down instead. What processes leave behind at their end waits, too: of
+ * that, no more than one limit does not count, since it comes at once.
  */
 #include <linux/capability.h>
 #include <linux/cred.h>
@@ -28,10 +33,13 @@
 /**
  * struct fiber_user - who pays
  * @node: in the table of users; users_lock
- * @user_ns, @uid: who it is; a reference
- * @parent: the owner of @user_ns, outside of it; NULL in the initial namespace
+ * @user_ns, @uid: who it is; a reference. @user_ns is NULL for a process's account
+ * @parent: the owner of @user_ns, outside of it; NULL in the initial namespace. The
+ *	    user of an account
  * @bytes: charged, at least the bytes of those whose parent this is
  * @waiting: those of @bytes that wait for RCU readers
+ * @ended: of an account: those that its process's end has added to its parents'
+ *	   @waiting
  */
 struct fiber_user {
 	struct hlist_node node;
@@ -40,6 +48,7 @@ struct fiber_user {
 	struct fiber_user *parent;
 	atomic_long_t bytes;
 	atomic_long_t waiting;
+	long ended;
 };
 
 static DEFINE_HASHTABLE(users, 8);
@@ -73,10 +82,12 @@ void fiber_user_uncharge(struct fiber_user *user, size_t bytes)
 		if (atomic_long_sub_and_test(bytes, &user->bytes)) {
 			unsigned long flags;
 
-			raw_spin_lock_irqsave(&users_lock, flags);
-			hash_del(&user->node);
-			raw_spin_unlock_irqrestore(&users_lock, flags);
-			put_user_ns(user->user_ns);
+			if (user->user_ns) {
+				raw_spin_lock_irqsave(&users_lock, flags);
+				hash_del(&user->node);
+				raw_spin_unlock_irqrestore(&users_lock, flags);
+				put_user_ns(user->user_ns);
+			}
 			kfree(user);
 		}
 		user = parent;
@@ -112,31 +123,72 @@ static long user_limit(void)
 }
 
 /*
- * Whether that is more than the user may have, @inner if he owns the namespace of
- * whom it is charged to. Namespaces that root made are machines of their own, as
- * those of containers: they do not share one limit.
+ * Whether the limit is none of his, who owns the namespace of whom it is charged to if
+ * @inner. Namespaces that root made are machines of their own, as those of containers:
+ * they do not share one limit.
  */
+static bool user_exempt(const struct fiber_user *user, bool inner)
+{
+	return inner && !user->parent && uid_eq(user->uid, GLOBAL_ROOT_UID);
+}
+
+/* Whether that is more than the user may have. */
 static bool user_over(const struct fiber_user *user, long bytes, bool inner)
 {
-	if (inner && !user->parent && uid_eq(user->uid, GLOBAL_ROOT_UID))
-		return false;
-	return bytes - atomic_long_read(&user->waiting) > user_limit();
+	return !user_exempt(user, inner) &&
+	       bytes - atomic_long_read(&user->waiting) > user_limit();
+}
+
+/* How much of his waits, or of an owner of his namespace if that is more. */
+static long user_waiting(const struct fiber_user *user)
+{
+	const struct fiber_user *one;
+	long most = 0;
+
+	for (one = user; one; one = one->parent)
+		if (!user_exempt(one, one != user))
+			most = max(most, atomic_long_read(&one->waiting));
+	return most;
 }
 
 /*
- * Charges a user who has something charged already, which keeps him there. May
+ * The process of that account has ended: what is charged to it waits for RCU
+ * readers from now on, as far as the user has not a limit of that already. In any
+ * context.
+ */
+void fiber_user_end(struct fiber_user *account)
+{
+	long bytes = atomic_long_read(&account->bytes) - atomic_long_read(&account->waiting);
+	long room = user_limit() - user_waiting(account->parent);
+
+	account->ended = clamp(room, 0L, bytes);
+	fiber_user_defer(account->parent, account->ended);
+}
+
+/* The reverse, when all has been freed but what still keeps the account. */
+void fiber_user_ended(struct fiber_user *account)
+{
+	struct fiber_user *one;
+
+	for (one = account->parent; one; one = one->parent)
+		atomic_long_sub(account->ended, &one->waiting);
+}
+
+/*
+ * Charges an account, to which something is charged already, which keeps it. May
  * sleep. -EDQUOT: that is more than the user, or an owner of his namespace, may
  * have. -EINTR: a fatal signal came while he was slowed down.
  */
-int fiber_user_charge(struct fiber_user *user, size_t bytes)
+int fiber_user_charge(struct fiber_user *account, size_t bytes)
 {
-	struct fiber_user *one, *undo;
+	struct fiber_user *user = account->parent, *one, *undo;
 
-	if (unlikely(atomic_long_read(&user->waiting) > user_limit()) && !user_unlimited()) {
+	if (unlikely(user_waiting(user) > user_limit()) && !user_unlimited()) {
 		schedule_timeout_killable(1);
 		if (fatal_signal_pending(current))
 			return -EINTR;
 	}
+	atomic_long_add(bytes, &account->bytes);
 	for (one = user; one; one = one->parent) {
 		long now = atomic_long_add_return(bytes, &one->bytes);
 
@@ -146,7 +198,7 @@ int fiber_user_charge(struct fiber_user *user, size_t bytes)
 	return 0;
 
 undo:
-	for (undo = user; undo != one->parent; undo = undo->parent)
+	for (undo = account; undo != one->parent; undo = undo->parent)
 		atomic_long_sub(bytes, &undo->bytes);
 	return -EDQUOT;
 }
@@ -174,16 +226,22 @@ static struct fiber_user *user_get(struct user_namespace *user_ns, kuid_t uid,
 	return user;
 }
 
+/* Bytes that an account takes; part of what is charged to it. */
+size_t fiber_user_size(void)
+{
+	return sizeof(struct fiber_user);
+}
+
 /*
- * Charges the calling user, who need have nothing charged. Returns him, or
- * -EDQUOT or -ENOMEM. The user whose real uid the caller has pays, as with
- * RLIMIT_NPROC.
+ * Opens an account of the calling user, who need have nothing charged, and charges
+ * it. Returns it, or -EDQUOT or -ENOMEM. The user whose real uid the caller has
+ * pays, as with RLIMIT_NPROC.
  */
 struct fiber_user *fiber_user_open(size_t bytes)
 {
 	const struct cred *cred = current_cred();
 	struct user_namespace *chain[34];	/* namespaces nest at most 33 deep */
-	struct fiber_user *user = NULL;
+	struct fiber_user *user = NULL, *account;
 	bool over = false;
 	int depth = 0;
 
@@ -208,5 +266,12 @@ struct fiber_user *fiber_user_open(size_t bytes)
 		fiber_user_uncharge(user, bytes);
 		return ERR_PTR(-EDQUOT);
 	}
-	return user;
+	account = kzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
+	if (!account) {
+		fiber_user_uncharge(user, bytes);
+		return ERR_PTR(-ENOMEM);
+	}
+	account->parent = user;
+	atomic_long_set(&account->bytes, bytes);
+	return account;
 }

@@ -2,7 +2,7 @@
 /*
  * The seam between the API and what switches fibers.
  *
- * An engine makes, frees and switches fibers; their control words (control.h)
+ * An engine makes, frees and switches fibers; their control words (fiber_cb.h)
  * are there for each engine. It knows nothing of keys, threads' ends and
  * exceptions: those are the library's. All functions return 0 or an error number,
  * touch no errno and give the errors that include/fiber.h promises for the
@@ -11,6 +11,7 @@
 #ifndef LIBFIBER_ENGINE_H
 #define LIBFIBER_ENGINE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,14 +19,15 @@
 #include "include/fiber.h"
 #include "stack.h"
 
-struct control;
+struct fiber_cb;
 struct values;
 
 /* A checked order for a new fiber. */
 struct engine_fiber {
 	void (*entry)(void *);
 	void *arg;
-	size_t stack_size;
+	size_t stack_size, guard_size;
+	struct stack stack;	/* the program's memory; `start` NULL: the engine's */
 	unsigned int flags;
 	const char *name;	/* at most FIBER_NAME_MAX bytes, never NULL */
 };
@@ -35,7 +37,7 @@ struct remains {
 	/* Closed (fls.h), to be destroyed before the rest is freed, which they may point into. */
 	struct values *values;
 	/* The engine's. */
-	struct control *control;
+	struct fiber_cb *cb;
 	uint64_t owner;
 	struct stack stack;
 };
@@ -66,19 +68,17 @@ struct engine {
 
 	/* Finishes the calling thread's own fiber; may wait, and may give EINTR. */
 	int (*retire)(void);
-	/*
-	 * The thread has retired and left the fiber's stack for good. NULL: the engine
-	 * notices itself.
-	 */
+	/* The thread has retired and left the stack of the fiber `thread.ending` for good. */
 	void (*leave)(void);
 	int (*set_name)(fiber_id_t id, const char *name);
 	int (*get_stat)(fiber_id_t id, struct fiber_stat *stat);
 
 	/* All that follow are async-signal-safe. The calling fiber's name; "" if that is not known. */
 	void (*get_name)(fiber_id_t id, char *name);
-	/* NULL: switch_x86_64.S does it. */
-	int (*switch_to)(fiber_id_t id);
-	int (*self)(fiber_id_t *id);
+	/* By a busy fiber, which it makes idle; the rest is in switch.h. NULL: switch_x86_64.S does it. */
+	int (*switch_to)(fiber_id_t id, void *value, unsigned int kind);
+	/* With switch_to(): the calling thread has left that fiber by SWITCH_ENDS. */
+	void (*left)(fiber_id_t id);
 	int (*fls_alloc)(uint64_t *index);
 	int (*fls_free)(uint64_t index);
 	int (*fls_set)(uint64_t index, uint64_t value);
@@ -87,24 +87,19 @@ struct engine {
 
 extern const struct engine engine_kernel, engine_mapped, engine_local;
 
+/* Written under the lock, read by all. */
+extern const struct engine *_Atomic engine_opened __attribute__((visibility("hidden")));
+
 /*
  * The open engine; NULL before engine_open() succeeded, and in a forked child
  * until it did so again. Async-signal-safe.
  */
-const struct engine *engine_current(void);
+static inline const struct engine *engine_current(void)
+{
+	return atomic_load_explicit(&engine_opened, memory_order_acquire);
+}
 
-/*
- * Opens the engine that was asked for; 0 if it is open. With the lock held.
- * EINVAL: KFIBER_ENGINE names none. Else what its open() gives.
- */
-int engine_open(void);
-
-/* With the lock held. EBUSY: engine_open() was called. EINVAL: no such engine. */
-int engine_choose(const char *name);
-
-/* Around fork(), with the lock held. The child's says whether it keeps the fibers. */
-void engine_fork_prepare(void);
-void engine_fork_parent(void);
-bool engine_fork_child(void);
+/* With the lock held, or in the child of a fork(). */
+void engine_set(const struct engine *engine);
 
 #endif /* LIBFIBER_ENGINE_H */

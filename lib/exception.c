@@ -1,93 +1,96 @@
 /* SPDX-License-Identifier: MIT */
+#include <dlfcn.h>
+#include <link.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdatomic.h>
-#include <stdbool.h>
+#include <string.h>
 
 #include "exception.h"
-#include "sanitizer.h"
-#include "switch.h"
 #include "thread.h"
 
-/* struct __cxa_eh_globals of the Itanium C++ ABI, as two words. */
-struct exceptions {
-	uintptr_t caught;	/* the stack of caught exceptions */
-	uintptr_t uncaught;	/* how many are on their way; the upper half is padding */
-};
-
 /*
- * Both are of the C++ ABI. Weak: C programs have neither. The first allocates
- * on its first call on a thread, the second never does.
+ * Of the C++ ABI. Allocates on its first call on a thread. Weak: it is not there if the
+ * runtime was not loaded with this library.
  */
 extern struct exceptions *__cxa_get_globals(void) __attribute__((weak));
-extern struct exceptions *__cxa_get_globals_fast(void) __attribute__((weak));
 
-/*
- * See exception.h. The place is the same for all threads if the C++ runtime was
- * loaded with the program, and then each word is read and written by one
- * instruction relative to the thread pointer: a signal handler that moves the
- * fiber to another thread in between does no harm. If it was loaded later, the
- * address must be asked for, and such a handler could interfere; users' handlers
- * that switch are not expected there.
- */
-_Atomic intptr_t exception_offset __attribute__((visibility("hidden")));
+/* Once it is known. */
+static struct exceptions *(*_Atomic get)(void);
 
-static intptr_t from_thread_pointer(const void *address)
+/* Ends with the name of the first object that is a C++ runtime. */
+static int find_runtime(struct dl_phdr_info *object, size_t size, void *name)
 {
-	uintptr_t thread_pointer;
+	const char *file = strrchr(object->dlpi_name, '/');
 
-	__asm__("movq %%fs:0, %0" : "=r"(thread_pointer));
-	return (intptr_t)((uintptr_t)address - thread_pointer);
+	(void)size;
+	file = file ? file + 1 : object->dlpi_name;
+	if (strncmp(file, "libstdc++.so", 12) && strncmp(file, "libc++abi.so", 12))
+		return 0;
+	*(const char **)name = object->dlpi_name;
+	return 1;
+}
+
+/* NULL: there is none. It stays loaded from now on. */
+static struct exceptions *(*runtime(void))(void)
+{
+	const char *name;
+	void *object;
+
+	if (atomic_load(&get))
+		return get;
+	if (__cxa_get_globals) {
+		get = __cxa_get_globals;
+	} else if (dl_iterate_phdr(find_runtime, &name)) {
+		object = dlopen(name, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+		if (object)
+			get = (struct exceptions *(*)(void))dlsym(object, "__cxa_get_globals");
+	}
+	return get;
+}
+
+static uint64_t generation(void)
+{
+	const uint64_t *vector;
+
+	__asm__ volatile("movq %%fs:8, %0" : "=r"(vector));
+	return *(const volatile uint64_t *)vector;
+}
+
+/* By a busy thread. */
+static void attach(struct thread *self)
+{
+	struct exceptions *(*found)(void) = runtime();
+
+	self->exceptions = found ? found() : &self->none;
+	self->generation = generation();
 }
 
 void exception_attach(void)
 {
-	static _Atomic bool varies;
-	intptr_t here, before = 0;
+	uint64_t busy = thread_busy();
 
-	if (sanitizer_watches())
-		return;
-	if (__cxa_get_globals && __cxa_get_globals_fast)
-		here = from_thread_pointer(__cxa_get_globals());
-	else
-		here = from_thread_pointer(thread_self()->exceptions);
-	if (atomic_load(&varies))
-		return;
-	if (!atomic_compare_exchange_strong(&exception_offset, &before, here) && before != here)
-		atomic_store(&varies, true);
-	/* Also where another thread has found that out just now. */
-	if (atomic_load(&varies))
-		atomic_store(&exception_offset, 0);
+	attach(thread_self());
+	thread_idle(busy);
 }
 
-/* Not inlined: a compiler may not carry the address over a switch. */
-static __attribute__((noinline)) struct exceptions exchange(struct exceptions new)
+struct exceptions exception_leave(void)
 {
-	intptr_t at = atomic_load(&exception_offset);
-	struct exceptions *here, old = { 0, 0 };
+	struct thread *self = thread_self();
+	struct exceptions ours;
 
-	if (at) {
-		__asm__ volatile("movq %%fs:(%1), %0" : "=r"(old.caught) : "r"(at));
-		__asm__ volatile("movq %%fs:8(%1), %0" : "=r"(old.uncaught) : "r"(at));
-		__asm__ volatile("movq %0, %%fs:(%1)" : : "r"(new.caught), "r"(at) : "memory");
-		__asm__ volatile("movq %0, %%fs:8(%1)" : : "r"(new.uncaught), "r"(at) : "memory");
-	} else if (__cxa_get_globals_fast) {
-		here = __cxa_get_globals_fast();
-		/* NULL on a thread that was never attached: it is no fiber. */
-		if (here) {
-			old = *here;
-			*here = new;
-		}
-	}
-	return old;
+	if (self->generation != generation())
+		attach(self);
+	ours = *self->exceptions;
+	*self->exceptions = (struct exceptions) { 0, 0 };
+	return ours;
 }
 
-int exception_switch(fiber_id_t id)
+void exception_arrive(struct exceptions ours)
 {
-	const struct exceptions none = { 0, 0 };
-	struct exceptions ours = exchange(none);
-	int err = sanitizer_watches() ? user_switch(id) : switch_user(id);
+	/* Until here a handler may move the fiber, which has none, to another thread. */
+	uint64_t busy = thread_busy();
 
-	exchange(ours);
-	return err;
+	*thread_self()->exceptions = ours;
+	thread_idle(busy);
 }

@@ -4,16 +4,18 @@
  * is one request on this process's own descriptor of /dev/fiber.
  */
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "control.h"
+#include "fiber_cb.h"
 #include "device.h"
 #include "engine.h"
-#include "fls.h"
+#include "key.h"
 #include "lock.h"
+#include "observer.h"
 #include "stack.h"
 #include "switch.h"
+#include "thread.h"
 #include "uapi/fiber.h"
 
 _Static_assert(FIBER_FPU == FIBER_FLAG_FPU, "flags go through as they are");
@@ -23,139 +25,50 @@ _Static_assert(FIBER_STATE_NEW == FIBER_NEW && FIBER_STATE_RUNNING == FIBER_RUNN
 	       "states go through as they are");
 
 /*
- * Valid from open() to close(). Plain: engine_current() publishes what open()
- * stored, and close() runs while the process has one thread.
+ * Created fibers that have ended with their threads. The module has them running until their
+ * threads are gone, so they are deleted later. Linked by `sp`; under the lock.
  */
-static int device;
-
-static int request(unsigned long number, uintptr_t argument)
-{
-	return (int)-switch_ioctl(device, number, argument);
-}
+static struct fiber_cb *ended;
 
 static int request_struct(unsigned long number, const void *argument)
 {
-	return request(number, (uintptr_t)argument);
+	return device_request(number, (uintptr_t)argument);
 }
 
 static int kernel_open(void)
 {
-	int err = control_init();
+	int err = fiber_cb_init();
 
-	return err ? err : device_open(&device);
+	return err ? err : device_open();
 }
 
+/* In a forked child, whose only thread is no fiber any more. */
 static void kernel_close(void)
 {
-	close(device);
+	device_close();
+	thread_self()->current_id = 0;
+	ended = NULL;
 }
 
 /* Ids and control words appear and go as one, with the lock held. */
-static void control_begin(fiber_id_t id, void *arg, const struct stack *stack)
+static void fiber_cb_publish(fiber_id_t id, const struct stack *stack)
 {
-	struct control *control = control_at(id);
+	struct fiber_cb *cb = fiber_cb_at(id);
 
-	control->arg = arg;
-	control_set_stack(control, stack);
-	atomic_store_explicit(&control->owner, GENERATION(id) | OWNER_FREE, memory_order_release);
-	control_used(control_slot(control) + 1);
+	cb->home = !stack;
+	fiber_cb_set_stack(cb, stack);
+	atomic_store_explicit(&cb->owner, GENERATION(id) | OWNER_FREE, memory_order_release);
+	fiber_cb_used(fiber_cb_slot(cb) + 1);
 }
 
-static void control_end(struct control *control, struct remains *remains)
+static void fiber_cb_end(struct fiber_cb *cb, struct remains *remains)
 {
 	*remains = (struct remains) {
-		.values = atomic_exchange(&control->values, NULL),
-		.stack = control_stack(control),
+		.values = atomic_exchange(&fiber_extra(cb)->values, NULL),
+		.stack = fiber_cb_stack(cb),
 	};
-	atomic_store_explicit(&control->owner, OWNER_NONE, memory_order_relaxed);
+	atomic_store_explicit(&cb->owner, OWNER_NONE, memory_order_relaxed);
 	values_close(remains->values);
-}
-
-static int kernel_convert(unsigned int flags, fiber_id_t *id)
-{
-	struct fiber_convert argument = { .size = sizeof(argument), .flags = flags };
-	struct lock_state state;
-	int err;
-
-	lock_take(&state);
-	err = request_struct(FIBER_IOC_CONVERT, &argument);
-	if (!err) {
-		control_begin(argument.id, NULL, NULL);
-		*id = argument.id;
-	}
-	lock_drop(&state);
-	return err;
-}
-
-static int kernel_self(fiber_id_t *id)
-{
-	return request_struct(FIBER_IOC_SELF, id);
-}
-
-static int kernel_revert(struct remains *remains)
-{
-	struct lock_state state;
-	fiber_id_t id;
-	int err;
-
-	lock_take(&state);
-	err = kernel_self(&id);
-	if (!err)
-		err = request(FIBER_IOC_REVERT, 0);
-	if (!err)
-		control_end(control_at(id), remains);
-	lock_drop(&state);
-	return err;
-}
-
-static int kernel_create(const struct engine_fiber *order, fiber_id_t *id)
-{
-	struct fiber_create argument = {
-		.size = sizeof(argument),
-		.entry = (uintptr_t)order->entry,
-		.arg = (uintptr_t)order->arg,
-		.flags = order->flags,
-	};
-	struct lock_state state;
-	struct stack stack;
-	int err;
-
-	strncpy(argument.name, order->name, sizeof(argument.name) - 1);
-	lock_take(&state);
-	err = stack_alloc(&stack, order->stack_size);
-	if (err)
-		goto unlock;
-	argument.stack_start = (uintptr_t)stack.start;
-	argument.stack_size = stack.size;
-	/* 64-byte aligned: stack.h. */
-	((uintptr_t *)(stack.start + stack.size))[-1] = SWITCH_RETURN;
-	err = request_struct(FIBER_IOC_CREATE, &argument);
-	if (err) {
-		stack_free(&stack);
-		goto unlock;
-	}
-	/* Until now kernel_switch_to() let nobody in. */
-	control_begin(argument.id, order->arg, &stack);
-	*id = argument.id;
-unlock:
-	lock_drop(&state);
-	return err;
-}
-
-static int kernel_delete(fiber_id_t id, struct remains *remains)
-{
-	struct control *control;
-	struct lock_state state;
-	int err = ESRCH;
-
-	lock_take(&state);
-	control = control_find(id);
-	if (control)
-		err = request(FIBER_IOC_DELETE, id);
-	if (!err)
-		control_end(control, remains);
-	lock_drop(&state);
-	return err;
 }
 
 static void kernel_free(const struct remains *remains)
@@ -164,14 +77,199 @@ static void kernel_free(const struct remains *remains)
 
 	if (!remains->stack.start)
 		return;
+	if (stack_is_own(&remains->stack)) {
+		stack_return(&remains->stack);
+		return;
+	}
 	lock_take(&state);
 	stack_free(&remains->stack);
 	lock_drop(&state);
 }
 
+static void kernel_leave(void)
+{
+	struct thread *self = thread_self();
+	struct fiber_cb *cb = self->ending;
+	struct lock_state state;
+
+	if (cb && (atomic_load(&cb->flags) & CB_ENDS)) {
+		lock_take(&state);
+		own(cb, OWNER_DELETED);
+		cb->sp = ended;
+		ended = cb;
+		lock_drop(&state);
+	}
+	self->ending = NULL;
+	self->current_id = 0;
+}
+
+/* Deletes a fiber that has ended. EBUSY: its thread is not gone, or another one has resumed it. */
+static int delete_ended(fiber_id_t id)
+{
+	struct remains remains;
+	struct lock_state state;
+	int err;
+
+	lock_take(&state);
+	err = device_request(FIBER_IOC_DELETE, id);
+	if (!err)
+		fiber_cb_end(fiber_cb_at(id), &remains);
+	lock_drop(&state);
+	if (!err) {
+		observer_ended(id);
+		kernel_free(&remains);
+	}
+	return err;
+}
+
+/* One that was resumed all the same ends once more. */
+static void kernel_left(fiber_id_t id)
+{
+	delete_ended(id);
+}
+
+static void sweep_ended(void)
+{
+	struct lock_state state;
+	struct fiber_cb *cb, *next;
+
+	lock_take(&state);
+	cb = ended;
+	ended = NULL;
+	lock_drop(&state);
+	for (; cb; cb = next) {
+		next = cb->sp;
+		if (!delete_ended(id_of(cb)))
+			continue;
+		lock_take(&state);
+		cb->sp = ended;
+		ended = cb;
+		lock_drop(&state);
+	}
+}
+
+static int kernel_convert(unsigned int flags, fiber_id_t *id)
+{
+	struct fiber_convert argument = { .size = sizeof(argument), .flags = flags };
+	struct lock_state state;
+	int err;
+
+	sweep_ended();
+	lock_take(&state);
+	err = request_struct(FIBER_IOC_CONVERT, &argument);
+	if (!err) {
+		err = fiber_cb_reserve(argument.id & OWNER_MASK);
+		if (err)
+			device_request(FIBER_IOC_REVERT, 0);
+	}
+	if (!err) {
+		fiber_cb_begin(fiber_cb_at(argument.id), NULL, NULL, 0);
+		fiber_cb_publish(argument.id, NULL);
+		*id = argument.id;
+		thread_self()->current_id = thread_self()->own_id = *id;
+	}
+	lock_drop(&state);
+	return err;
+}
+
+static int kernel_revert(struct remains *remains)
+{
+	fiber_id_t id = thread_fiber();
+	struct lock_state state;
+	int err;
+
+	if (!id)
+		return EPERM;
+	lock_take(&state);
+	err = device_request(FIBER_IOC_REVERT, 0);
+	if (!err) {
+		fiber_cb_end(fiber_cb_at(id), remains);
+		thread_self()->current_id = 0;
+	}
+	lock_drop(&state);
+	return err;
+}
+
+/* The module creates for fibers only, so a thread that is none is one meanwhile. */
+static int request_create(struct fiber_create *argument)
+{
+	struct fiber_convert convert = { .size = sizeof(convert) };
+	bool converts = !thread_fiber();
+	int err = converts ? request_struct(FIBER_IOC_CONVERT, &convert) : 0;
+
+	if (err)
+		return err;
+	err = request_struct(FIBER_IOC_CREATE, argument);
+	if (converts)
+		device_request(FIBER_IOC_REVERT, 0);
+	return err;
+}
+
+static int kernel_create(const struct engine_fiber *order, fiber_id_t *id)
+{
+	struct fiber_create argument = {
+		.size = sizeof(argument),
+		.entry = (uintptr_t)order->entry,
+		.start = (uintptr_t)switch_begin_kernel,
+		.flags = order->flags & FIBER_FPU,
+	};
+	struct lock_state state;
+	struct stack stack;
+	int err = 0;
+
+	strncpy(argument.name, order->name, sizeof(argument.name) - 1);
+	sweep_ended();
+	lock_take(&state);
+	stack = order->stack;
+	if (!stack.start)
+		err = stack_alloc(&stack, order->stack_size, order->guard_size);
+	if (err)
+		goto unlock;
+	argument.stack_start = (uintptr_t)stack.start;
+	argument.stack_size = stack.size;
+	/* 64-byte aligned: stack.h. */
+	((uintptr_t *)(stack.start + stack.size))[-1] = SWITCH_RETURN;
+	err = request_create(&argument);
+	if (!err) {
+		err = fiber_cb_reserve(argument.id & OWNER_MASK);
+		if (err)
+			device_request(FIBER_IOC_DELETE, argument.id);
+	}
+	if (err) {
+		if (!order->stack.start)
+			stack_free(&stack);
+		goto unlock;
+	}
+	observer_created(argument.id, order->name);
+	/* Until now kernel_switch_to() let nobody in. */
+	fiber_cb_begin(fiber_cb_at(argument.id), order->entry, order->arg,
+		       order->flags);
+	fiber_cb_publish(argument.id, &stack);
+	*id = argument.id;
+unlock:
+	lock_drop(&state);
+	return err;
+}
+
+static int kernel_delete(fiber_id_t id, struct remains *remains)
+{
+	struct fiber_cb *cb;
+	struct lock_state state;
+	int err = ESRCH;
+
+	lock_take(&state);
+	cb = fiber_cb_find(id);
+	if (cb)
+		err = device_request(FIBER_IOC_DELETE, id);
+	if (!err)
+		fiber_cb_end(cb, remains);
+	lock_drop(&state);
+	return err;
+}
+
 static int kernel_retire(void)
 {
-	return request(FIBER_IOC_RETIRE, 0);
+	return device_request(FIBER_IOC_RETIRE, 0);
 }
 
 static int kernel_set_name(fiber_id_t id, const char *name)
@@ -214,10 +312,34 @@ static void kernel_get_name(fiber_id_t id, char *name)
 		memcpy(name, snapshot.name, sizeof(snapshot.name));
 }
 
-static int kernel_switch_to(fiber_id_t id)
+/*
+ * The thread is busy from before the request to switch_arrived(), on the fiber that is
+ * resumed, so that no handler switches in between.
+ */
+static int kernel_switch_to(fiber_id_t id, void *value, unsigned int kind)
 {
+	struct thread *self = thread_self();
+	struct fiber_cb *cb = fiber_cb_at(self->current_id);
+	int err;
+
+	self->next_id = id;
+	self->next_value = value;
+	self->next_kind = kind;
+	/* From now on nobody resumes it, but who has already seen it. */
+	if (kind & SWITCH_ENDS)
+		own(cb, OWNER_DELETED);
 	/* One that is still being made, or none of this library's: 0 never exists. */
-	return request(FIBER_IOC_SWITCH, control_find(id) ? id : 0);
+	err = device_request(FIBER_IOC_SWITCH, fiber_cb_find(id) ? id : 0);
+	if (!err) {
+		cb = switch_arrived();
+		if (cb->unwinds && !cb->detoured)
+			unwind_here();
+		return 0;
+	}
+	if (kind & SWITCH_ENDS)
+		own(cb, OWNER_FREE);
+	thread_idle(0);
+	return err;
 }
 
 static int kernel_fls_alloc(uint64_t *index)
@@ -227,7 +349,7 @@ static int kernel_fls_alloc(uint64_t *index)
 
 static int kernel_fls_free(uint64_t index)
 {
-	return request(FIBER_IOC_FLS_FREE, index);
+	return device_request(FIBER_IOC_FLS_FREE, index);
 }
 
 static int kernel_fls_set(uint64_t index, uint64_t value)
@@ -261,7 +383,8 @@ const struct engine engine_kernel = {
 	.get_stat = kernel_get_stat,
 	.get_name = kernel_get_name,
 	.switch_to = kernel_switch_to,
-	.self = kernel_self,
+	.left = kernel_left,
+	.leave = kernel_leave,
 	.fls_alloc = kernel_fls_alloc,
 	.fls_free = kernel_fls_free,
 	.fls_set = kernel_fls_set,

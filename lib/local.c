@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "control.h"
+#include "fiber_cb.h"
 #include "table.h"
 
 /* A page that others find by its name; where memfds are forbidden, one that they do not. */
@@ -21,31 +21,31 @@ static void head_map(void *start)
 	close(file);
 }
 
-bool table_map_private(void *wish)
+int table_map_private(void *wish, uint32_t slots)
 {
-	const size_t size = FIBER_TABLE_SIZE(CONTROL_SLOTS);
-	void *mapped = mmap(wish, size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct span span;
+	int err = span_open(&span, wish, FIBER_TABLE_SIZE(slots), FIBER_TABLE_SIZE(CB_SLOTS), -1);
 
-	if (mapped == MAP_FAILED)
-		return false;
-	/* Else two fibers would cost two megabytes where huge pages are the rule. */
-	madvise(mapped, size, MADV_NOHUGEPAGE);
-	head_map(mapped);
-	table_place(mapped, CONTROL_SLOTS);
-	return true;
+	if (err)
+		return err;
+	head_map(span.start);
+	table_place(&span, 0);
+	table.committed = table_slots();
+	return 0;
 }
 
 static int local_open(void)
 {
-	return table_map_private(NULL) ? 0 : ENOMEM;
+	return table_map_private(NULL, 1);
 }
 
-/* All of it is there, and costs memory as it is used: this is never asked. */
 static int local_commit(uint32_t slot)
 {
-	(void)slot;
-	return EAGAIN;
+	int err = span_grow(&table.span, FIBER_TABLE_SIZE(slot + 1));
+
+	if (!err)
+		table.committed = table_slots();
+	return err;
 }
 
 static int local_attach(uint32_t number)
@@ -59,6 +59,7 @@ static void local_detach(void)
 }
 
 const struct table_ops table_local = {
+	.name = "local",
 	.open = local_open,
 	.commit = local_commit,
 	.attach = local_attach,

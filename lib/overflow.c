@@ -8,11 +8,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "control.h"
-#include "end.h"
+#include "fiber_cb.h"
 #include "engine.h"
 #include "lock.h"
 #include "overflow.h"
+#include "thread.h"
+#include "thread_exit.h"
 
 /* Room for the largest signal frame, this handler's, and a previous one's. */
 #define ALTERNATE_SIZE ((size_t)64 << 10)
@@ -83,13 +84,13 @@ static void on_fault(int number, siginfo_t *info, void *context)
 {
 	int saved_errno = errno;
 	struct stack stack;
-	fiber_id_t id;
+	fiber_id_t id = thread_fiber();
 
 	/* A fault, not a signal that somebody sent. */
-	if (info->si_code > 0 && engine_current() && !fiber_self(&id)) {
-		stack = control_stack(control_at(id));
-		if (!control_at(id)->home && stack.start &&
-		    (uintptr_t)info->si_addr - (uintptr_t)stack_guard(&stack) < STACK_PAGE)
+	if (info->si_code > 0 && id) {
+		stack = fiber_cb_stack(fiber_cb_at(id));
+		if (!fiber_cb_at(id)->home && stack.start && !stack_is_own(&stack) &&
+		    (uintptr_t)info->si_addr - (uintptr_t)stack_guard(&stack) < stack.guard)
 			report(id, &stack);
 	}
 	errno = saved_errno;
@@ -132,6 +133,8 @@ void overflow_detach(void)
 	errno = saved_errno;
 }
 
+static const struct thread_exit overflow_exit = { .end = overflow_detach };
+
 int fiber_report_overflow(void)
 {
 	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
@@ -147,7 +150,7 @@ int fiber_report_overflow(void)
 	}
 	lock_drop(&state);
 	if (!err)
-		err = end_watch();
+		err = thread_exit_watch(THREAD_EXIT_OVERFLOW, &overflow_exit);
 	if (!err)
 		overflow_attach();
 	return err;

@@ -2,83 +2,141 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
-#include "control.h"
+#include "fiber_cb.h"
 #include "sanitizer.h"
 
-/* Of the runtimes; weak: mostly there is none. */
+/* More of the runtimes. */
 #define WEAK __attribute__((weak))
 
-WEAK void __sanitizer_start_switch_fiber(void **save, const void *bottom, size_t size);
 WEAK void __sanitizer_finish_switch_fiber(void *save, const void **bottom, size_t *size);
 WEAK void __asan_unpoison_memory_region(const volatile void *start, size_t size);
+WEAK void __asan_handle_no_return(void);
 WEAK void *__tsan_get_current_fiber(void);
 WEAK void *__tsan_create_fiber(unsigned int flags);
 WEAK void __tsan_destroy_fiber(void *fiber);
-WEAK void __tsan_switch_to_fiber(void *fiber, unsigned int flags);
+WEAK void __tsan_acquire(void *address);
+WEAK void __tsan_release(void *address);
+WEAK void __lsan_unregister_root_region(const void *start, size_t size);
 
 /* ThreadSanitizer's fibers, by slot; each one's owner's. */
 static void *_Atomic *contexts;
+
+/* AddressSanitizer's copies of frames (use after return) of suspended fibers, by slot; the same. */
+static void *_Atomic *fakes;
 
 /* What the thread itself is to them. */
 static _Thread_local void *thread_context;
 static _Thread_local struct stack thread_stack;
 
-bool sanitizer_watches(void)
-{
-	return __sanitizer_start_switch_fiber || __tsan_switch_to_fiber;
-}
-
-void sanitizer_convert(struct control *own)
+/* A pointer for each slot; NULL: no memory. With the lock held. */
+static void *_Atomic *by_slot(void *_Atomic *before)
 {
 	void *start;
 
-	thread_stack = control_stack(own);
+	if (before)
+		return before;
+	start = mmap(NULL, CB_SLOTS * sizeof(*before), PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return start == MAP_FAILED ? NULL : start;
+}
+
+void sanitizer_convert(struct fiber_cb *own)
+{
+	thread_stack = fiber_cb_stack(own);
+	if (__sanitizer_start_switch_fiber)
+		fakes = by_slot(fakes);
 	if (!__tsan_switch_to_fiber)
 		return;
-	if (!contexts) {
-		start = mmap(NULL, CONTROL_SLOTS * sizeof(*contexts), PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (start == MAP_FAILED)
-			return;
-		contexts = start;
-	}
-	thread_context = __tsan_get_current_fiber();
-	contexts[control_slot(own)] = thread_context;
-}
-
-void sanitizer_forget(struct control *control)
-{
-	const struct stack stack = control_stack(control);
-	void *context;
-
-	/* Frames that were left for good, which the next fiber has its own in. */
-	if (__asan_unpoison_memory_region && !control->home)
-		__asan_unpoison_memory_region(stack.start, stack.size);
+	contexts = by_slot(contexts);
 	if (!contexts)
 		return;
-	context = atomic_exchange(&contexts[control_slot(control)], NULL);
-	if (context && !control->home)
-		__tsan_destroy_fiber(context);
+	thread_context = __tsan_get_current_fiber();
+	contexts[fiber_cb_slot(own)] = thread_context;
 }
 
-/* What the fiber did happened before whatever its next owner does. */
-static __attribute__((noinline)) void release(struct control *control)
+void sanitizer_create(struct fiber_cb *cb)
 {
-	atomic_fetch_or(&control->owner, 0);
+	const struct stack stack = fiber_cb_stack(cb);
+
+	sanitizer_root(stack.start, stack.size);
+	if (__tsan_release)
+		__tsan_release(cb);
+}
+
+/* As if the calling thread switched to the fiber and back, leaving it for good. */
+__attribute__((no_sanitize("address"))) static void drop_fake(const struct stack *stack, void *fake)
+{
+	const void *here;
+	void *ours;
+	size_t size;
+
+	__sanitizer_start_switch_fiber(&ours, stack->start, stack->size);
+	__sanitizer_finish_switch_fiber(fake, &here, &size);
+	__sanitizer_start_switch_fiber(NULL, here, size);
+	__sanitizer_finish_switch_fiber(ours, NULL, NULL);
+}
+
+void sanitizer_reset(struct fiber_cb *cb)
+{
+	const struct stack stack = fiber_cb_stack(cb);
+	void *context, *fake;
+
+	/* What it did happened before whatever comes now. */
+	if (__tsan_acquire)
+		__tsan_acquire(cb);
+	/* Frames that were left for good, which the next fiber has its own in. */
+	if (__asan_unpoison_memory_region && !cb->home)
+		__asan_unpoison_memory_region(stack.start, stack.size);
+	if (fakes) {
+		fake = atomic_exchange(&fakes[fiber_cb_slot(cb)], NULL);
+		if (fake && !cb->home)
+			drop_fake(&stack, fake);
+	}
+	if (contexts) {
+		context = atomic_exchange(&contexts[fiber_cb_slot(cb)], NULL);
+		if (context && !cb->home)
+			__tsan_destroy_fiber(context);
+	}
+	if (__tsan_release)
+		__tsan_release(cb);
+}
+
+void sanitizer_forget(struct fiber_cb *cb)
+{
+	const struct stack stack = fiber_cb_stack(cb);
+
+	sanitizer_reset(cb);
+	if (__lsan_unregister_root_region && !cb->home)
+		__lsan_unregister_root_region(stack.start, stack.size);
+}
+
+/* The frames that are left are marked as such. */
+void sanitizer_unwound(void)
+{
+	if (__asan_handle_no_return)
+		__asan_handle_no_return();
 }
 
 /* Itself unwatched, as it begins in one fiber and ends in the other. */
-__attribute__((no_sanitize("thread"))) void *sanitizer_leave(struct control *from,
-							     struct control *to)
+__attribute__((no_sanitize("thread"))) void *sanitizer_leave(struct fiber_cb *from,
+							     struct fiber_cb *to)
 {
-	const struct stack stack = control_stack(to);
+	const struct stack stack = fiber_cb_stack(to);
 	void *save = NULL;
 
-	release(from);
+	if (__tsan_release)
+		__tsan_release(from);
+	if (__tsan_acquire)
+		__tsan_acquire(to);
 	if (__sanitizer_start_switch_fiber)
-		__sanitizer_start_switch_fiber(&save, stack.start, stack.size);
+		__sanitizer_start_switch_fiber(from->home == CB_LEFT ? NULL : &save, stack.start,
+					       stack.size);
+	if (fakes) {
+		fakes[fiber_cb_slot(from)] = save;
+		fakes[fiber_cb_slot(to)] = NULL;
+	}
 	if (contexts) {
-		void *_Atomic *context = &contexts[control_slot(to)];
+		void *_Atomic *context = &contexts[fiber_cb_slot(to)];
 
 		if (!*context)
 			*context = __tsan_create_fiber(0);

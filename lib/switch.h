@@ -3,28 +3,14 @@
 #ifndef LIBFIBER_SWITCH_H
 #define LIBFIBER_SWITCH_H
 
-/* Of the structures in uapi/fiber.h, asserted in user.c. */
-#define SLOT_ACTIVATIONS	8
-#define SLOT_RUN_TIME		16
-#define SLOT_LONGEST_RUN	24
-#define SLOT_LAST_SWITCH	32
-#define SLOT_SP			40
-#define SLOT_IP			48
-#define SLOT_STATE		56	/* and area, in one word */
-#define SLOT_SIZE		192
-#define STATE_SUSPENDED		2
-#define AREA_FIBER		8
-#define AREA_SINCE		16
-#define AREA_OFF		24
-#define AREA_OFF_SINCE		32
-
 #ifndef __ASSEMBLER__
 
+#include <stdbool.h>
 #include <unwind.h>
 
 #include "include/fiber.h"
 
-struct control;
+struct fiber_cb;
 
 /*
  * ioctl(2) without errno: 0 or more, or a negative error number. A real
@@ -35,28 +21,60 @@ struct control;
 long switch_ioctl(int file, unsigned long number, unsigned long argument);
 
 /*
- * fiber_switch(), past what exception.c does; and the rest of a switch by the calling
- * thread, which is busy and has taken `to`. They return when somebody switches back.
+ * The rest of fiber_switch() by the calling thread, which is busy: past what exception.c
+ * does, and when it has taken `to`. They return when somebody switches back.
  */
 int switch_user(fiber_id_t id);
-int switch_taken(struct control *to, fiber_id_t id);
+int switch_taken(struct fiber_cb *to, fiber_id_t id);
 
-/* Called in place of what they continue: exception.c and user.c. */
-int exception_switch(fiber_id_t id);
-int user_switch(fiber_id_t id);
-int user_nested(fiber_id_t id);
-int user_refused(fiber_id_t id);
-int user_taken(struct control *to, fiber_id_t id);
-void user_release(struct control *control);
+/* What a switch does besides. */
+#define SWITCH_VALUE	(1u << 0)	/* a value goes along */
+#define SWITCH_YIELDS	(1u << 1)	/* it is the other one's resumer no more than before */
+#define SWITCH_ENDS	(1u << 2)	/* the calling created fiber ends, and is freed after it */
+#define SWITCH_UNWINDS	(1u << 3)	/* the other one unwinds its stack and ends */
 
 /*
- * The first frame of a fiber that begins. Its words, from control.sp up, are MXCSR and
- * the x87 control word, r15, r14, r13, r12 (the argument), rbx (the function), rbp
- * and where to go on.
+ * Around a switch by the calling fiber, if it is one, that has more to do in C when the fiber is
+ * resumed: before it is unwound, if that is what it is resumed for.
  */
-void switch_begin(struct control *control);
-#define FRAME_R12 4
-#define FRAME_RBX 5
+bool switch_mark(struct fiber_cb *cb);
+void switch_unmark(struct fiber_cb *cb, bool before);
+
+/* By way of C, around which the exception state is kept. */
+int switch_detour(fiber_id_t id, void *value, unsigned int kind);
+
+/* By the owner of a fiber that is to unwind its stack and was left by the short way, or is new. */
+void unwind_prepare(struct fiber_cb *cb);
+
+/* Unwinds the calling fiber's stack, and ends it. */
+_Noreturn void unwind_here(void);
+
+/* Ends the calling created fiber, on its last frames. Returns an error of fiber_switch(). */
+int switch_end(fiber_id_t id);
+
+/* Called in place of what they continue: switch.c and user/switch.c. */
+int exception_switch(fiber_id_t id);
+int user_switch(fiber_id_t id, void *value, unsigned int kind);
+int user_nested(fiber_id_t id);
+int user_refused(fiber_id_t id);
+int user_taken(struct fiber_cb *to, fiber_id_t id);
+void user_release(struct fiber_cb *cb);
+
+/* With engine `kernel`: where a created fiber begins, and what each one that is resumed calls. */
+extern const char switch_begin_kernel[];
+struct fiber_cb *switch_arrived(void);
+struct fiber_cb *switch_began(void);
+void switch_note(struct fiber_cb *to, fiber_id_t from, void *value, unsigned int kind);
+
+/*
+ * The first frame of a fiber that begins. Its words, from fiber_cb.sp up, are r15, r14, r13, r12
+ * (the argument), rbx (the function), rbp and where to go on.
+ */
+void switch_begin(struct fiber_cb *cb);
+#define FRAME_R12 3
+#define FRAME_RBX 4
+#define FRAME_IP 6
+extern const char switch_start[];
 
 /*
  * The outermost frame of each created fiber, one byte before the address that
@@ -66,11 +84,17 @@ void switch_begin(struct control *control);
 extern const char switch_bottom[];
 #define SWITCH_RETURN ((uintptr_t)switch_bottom + 1)
 
-/* Called by the bottom frame after a fiber's function returned: end.c. */
-_Noreturn void end_returned(void);
+/*
+ * Goes on as if the calling fiber's function had returned to the bottom frame; `top` is its
+ * stack's end. Nothing is unwound.
+ */
+_Noreturn void switch_leave(char *top);
 
-/* Called by unwinders for the bottom frame: end.c. */
-_Unwind_Reason_Code end_unwound(int version, _Unwind_Action actions,
+/* Called by the bottom frame after a fiber's function returned: thread_exit.c. */
+_Noreturn void thread_exit_returned(void);
+
+/* Called by unwinders for the bottom frame: thread_exit.c. */
+_Unwind_Reason_Code thread_exit_unwound(int version, _Unwind_Action actions,
 				_Unwind_Exception_Class exception_class,
 				struct _Unwind_Exception *exception,
 				struct _Unwind_Context *context);

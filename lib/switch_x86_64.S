@@ -20,13 +20,13 @@
  *	                | the function's |
  *	                | frames         |
  *	start        -> +----------------+
- *	                | guard page     |
+ *	                | guard gap      |
  *
  * This file carries no note that says "made for shadow stacks" on purpose: the
  * program then runs without them, where fibers work, and not with them, where
  * fiber_convert() must refuse.
  */
-#include "control.h"
+#include "fiber_cb.h"
 #include "switch.h"
 #include "table.h"
 #include "thread.h"
@@ -49,7 +49,7 @@ switch_ioctl:
 /*
  * The cycle counter at a moment that the thread was on the CPU, and its time off it
  * until then. Early in a switch, because the instruction takes long and waits for
- * nothing. Loses rax, rcx, rdx.
+ * nothing. Loses rax, rdx, and rcx to the thread's area.
  */
 	.macro	read_clock
 	movq	THREAD_AREA(%r11), %rcx
@@ -59,8 +59,7 @@ switch_ioctl:
 	cmpq	AREA_OFF(%rcx), %r10
 	jne	.Lclock\@
 	shlq	$32, %rdx
-	orq	%rdx, %rax
-	movq	%rax, %r8
+	leaq	(%rax,%rdx), %r8
 	.endm
 
 /*
@@ -76,16 +75,17 @@ switch_ioctl:
  *	r8, r10 the cycle counter, and the thread's time off the CPU at that moment
  *	rsi the fiber left, rdx the one taken, r9 its slot
  *
- * A suspended fiber's stack, control.sp pointing at its end:
+ * A suspended fiber's stack, fiber_cb.sp pointing at its end:
  *
- *	sp + 56 -> +--------------------+
+ *	sp + 48 -> +--------------------+
  *	           | return address     |
  *	           | rbp rbx r12 .. r15 |
- *	           | MXCSR, x87 CW      |
  *	sp      -> +--------------------+
+ *	           | MXCSR, x87 CW      |
+ *	sp - 8  -> +--------------------+
  *
- * Unwinding it begins at the return address with sp + 64, which slot.ip and slot.sp
- * show.
+ * What lies below is in the red zone, which signals leave alone. Unwinding it begins at
+ * the return address with sp + 56, which slot.ip and slot.sp show.
  */
 	.globl	fiber_switch
 	.type	fiber_switch, @function
@@ -96,61 +96,66 @@ switch_ioctl:
 	.p2align 6
 fiber_switch:
 	.cfi_startproc
-	/* C++ exceptions being handled are rare. */
-	movq	exception_offset(%rip), %rax
-	movq	%fs:(%rax), %rcx
-	orq	%fs:8(%rax), %rcx
-	jnz	exception_switch
-
-/* int switch_user(fiber_id_t id): the same for a thread without exception state. */
-switch_user:
 	movq	thread@gottpoff(%rip), %r11
-	cmpq	$0, %fs:THREAD_BUSY(%r11)
-	jne	user_nested
-	movq	$1, %fs:THREAD_BUSY(%r11)
+	subq	$1, %fs:THREAD_BUSY(%r11)
+	jnc	.Lnested
 	addq	%fs:0, %r11
 
+	/* C++ exceptions being handled are rare, and so are objects loaded since: exception.h. */
+	movq	%fs:8, %rax
+	movq	THREAD_EXCEPTIONS(%r11), %rcx
+	movq	(%rax), %rax
+	subq	THREAD_GENERATION(%r11), %rax
+	orq	(%rcx), %rax
+	orq	8(%rcx), %rax
+	jnz	exception_switch
+
 	/* A fiber, on its own stack, which no signal's alternate one is. */
+.Lplain:
 	movq	THREAD_CURRENT(%r11), %rsi
-	testq	%rsi, %rsi
-	jz	user_refused
 	movq	%rsp, %rax
-	movl	CONTROL_PAGES(%rsi), %ecx
-	subq	CONTROL_STACK(%rsi), %rax
+	movl	CB_PAGES(%rsi), %ecx
+	subq	CB_STACK(%rsi), %rax
 	shlq	$12, %rcx
 	cmpq	%rcx, %rax
 	jae	user_refused
 
 	read_clock
 
-	/* Free, then this thread's. A slot is three times as long as the control words. */
+	/* Its control block and slot. A slot is three times as long as the control words. */
 	movl	%edi, %edx
 	andl	$OWNER_MASK, %edx
-	shlq	$CONTROL_SHIFT, %rdx
+	cmpl	fiber_cb_direct(%rip), %edx
+	jae	user_refused
+	shlq	$CB_SHIFT, %rdx
 	leaq	(%rdx,%rdx,2), %r9
-	addq	controls(%rip), %rdx
+	addq	fiber_cbs(%rip), %rdx
 	addq	table+TABLE_SLOTS(%rip), %r9
-	/* What will be needed, while it waits for the owner word. */
+	/* What will be needed. */
 	prefetchw	SLOT_ACTIVATIONS(%r9)
-	movq	CONTROL_SP(%rdx), %rcx
-	prefetcht0	(%rcx)
-	prefetcht0	64(%rcx)
+	movq	CB_SP(%rdx), %rax
+	prefetcht0	(%rax)
+	prefetcht0	64(%rax)
+
+	/* Free, then this thread's: sole.h. A sole thread meets no other living thread's root fiber. */
+	movq	%rdi, AREA_TARGET(%rcx)
 	movq	%rdi, %rax
 	movq	THREAD_TAKES(%r11), %rcx
 	orq	$OWNER_MASK, %rax
 	addq	%rax, %rcx
-	lock cmpxchgq	%rcx, CONTROL_OWNER(%rdx)
+	cmpl	$0, sole(%rip)
+	je	.Lrivals
+	cmpq	%rax, CB_OWNER(%rdx)
 	jne	user_refused
-
-	/* Left before, and nobody's own one but maybe this thread's. */
-	movl	CONTROL_HOME(%rdx), %eax
-	testl	%eax, %eax
-	jz	1f
-	cmpl	%eax, THREAD_NUMBER(%r11)
-	jne	.Ltaken_rarely
-1:	cmpq	%rdx, CONTROL_SP(%rdx)
+	movq	%rcx, CB_OWNER(%rdx)
+.Lowned:
+	cmpq	%rdx, CB_SP(%rdx)
 	je	.Lbegin
+.Lbegun:
+	movq	THREAD_ID(%r11), %rax
+	movq	%rax, CB_RESUMER(%rdx)
 
+	/* rax is the id of the fiber left. */
 .Ltaken:
 	.cfi_remember_state
 	pushq	%rbp
@@ -171,28 +176,24 @@ switch_user:
 	pushq	%r15
 	.cfi_adjust_cfa_offset 8
 	.cfi_rel_offset r15, 0
-	subq	$8, %rsp
-	.cfi_adjust_cfa_offset 8
-	stmxcsr	(%rsp)
-	fnstcw	4(%rsp)
+	stmxcsr	-8(%rsp)
+	fnstcw	-4(%rsp)
 
 	/* Books the run that ends. */
 	movq	THREAD_AREA(%r11), %rbx
 	movq	THREAD_SLOT(%r11), %rbp
 	movq	%r8, %rcx
+	movq	%r8, SLOT_LAST_SWITCH(%rbp)
 	subq	AREA_SINCE(%rbx), %rcx
 	addq	AREA_OFF_SINCE(%rbx), %rcx
 	subq	%r10, %rcx
-	js	.Lnegative
-.Lrun:
-	addq	%rcx, SLOT_RUN_TIME(%rbp)
 	cmpq	%rcx, SLOT_LONGEST_RUN(%rbp)
 	jb	.Llongest
-.Lshown:
-	movq	56(%rsp), %rax
-	leaq	64(%rsp), %rcx
-	movq	%r8, SLOT_LAST_SWITCH(%rbp)
-	movq	%rax, SLOT_IP(%rbp)
+.Lrun:
+	addq	%rcx, SLOT_RUN_TIME(%rbp)
+	movq	48(%rsp), %r12
+	leaq	56(%rsp), %rcx
+	movq	%r12, SLOT_IP(%rbp)
 	movq	%rcx, SLOT_SP(%rbp)
 	movq	$STATE_SUSPENDED, SLOT_STATE(%rbp)
 
@@ -204,29 +205,26 @@ switch_user:
 	movq	%r8, AREA_SINCE(%rbx)
 	movq	%r10, AREA_OFF_SINCE(%rbx)
 	movq	%rdi, AREA_FIBER(%rbx)
-	movq	THREAD_ID(%r11), %rax
 	movq	%rdi, THREAD_ID(%r11)
 	movq	%rdx, THREAD_CURRENT(%r11)
 	movq	%r9, THREAD_SLOT(%r11)
 	orq	$OWNER_FREE, %rax
 
-	movq	%rsp, CONTROL_SP(%rsi)
-	movq	CONTROL_SP(%rdx), %rsp
+	movq	%rsp, CB_SP(%rsi)
+	movq	CB_SP(%rdx), %rsp
 
 	/* On the other side: the one left is saved, and free. */
-	movl	CONTROL_HOME(%rsi), %ecx
-	testl	%ecx, %ecx
-	jz	1f
+	cmpw	$0, CB_HOME(%rsi)
+	je	1f
+	movzwl	CB_HOME(%rsi), %ecx
 	cmpl	%ecx, THREAD_NUMBER(%r11)
 	jne	.Lrelease_rarely
-1:	movq	%rax, CONTROL_OWNER(%rsi)
+1:	movq	%rax, CB_OWNER(%rsi)
 .Lreleased:
 	.cfi_remember_state
-	ldmxcsr	(%rsp)
-	fldcw	4(%rsp)
-	decq	THREAD_BUSY(%r11)
-	addq	$8, %rsp
-	.cfi_adjust_cfa_offset -8
+	ldmxcsr	-8(%rsp)
+	fldcw	-4(%rsp)
+	incq	THREAD_BUSY(%r11)
 	popq	%r15
 	.cfi_adjust_cfa_offset -8
 	.cfi_restore r15
@@ -253,13 +251,14 @@ switch_user:
 	jmp	*%rcx
 
 	.cfi_restore_state
-	/* Clocks of two CPUs differ a little. */
-.Lnegative:
-	xorl	%ecx, %ecx
-	jmp	.Lrun
+	/* Or it is negative: clocks of two CPUs differ a little. */
 .Llongest:
+	testq	%rcx, %rcx
+	js	1f
 	movq	%rcx, SLOT_LONGEST_RUN(%rbp)
-	jmp	.Lshown
+	jmp	.Lrun
+1:	xorl	%ecx, %ecx
+	jmp	.Lrun
 	/* Somebody else's own one: that thread may wait for it. All that is needed later is on stacks. */
 .Lrelease_rarely:
 	movq	%rsi, %rdi
@@ -267,6 +266,7 @@ switch_user:
 	/* A fiber that begins has another alignment. */
 	movq	%rsp, %rbp
 	.cfi_def_cfa_register rbp
+	subq	$8, %rsp			/* the control words */
 	andq	$-16, %rsp
 	call	user_release
 	movq	%rbp, %rsp
@@ -275,17 +275,34 @@ switch_user:
 	jmp	.Lreleased
 
 	.cfi_restore_state
+	/* Other fiber threads may take it at the same time. */
+.Lrivals:
+	lock cmpxchgq	%rcx, CB_OWNER(%rdx)
+	jne	user_refused
+	cmpw	$0, CB_HOME(%rdx)
+	je	.Lowned
+	movzwl	CB_HOME(%rdx), %eax
+	cmpl	%eax, THREAD_NUMBER(%r11)
+	je	.Lowned
+	movq	%rdi, %rsi
+	movq	%rdx, %rdi
+	jmp	user_taken
+.Lnested:
+	incq	%fs:THREAD_BUSY(%r11)
+	jmp	user_nested
 .Lbegin:
 	xchgq	%rdx, %rdi
 	call	switch_begin
 	xchgq	%rdx, %rdi
-	jmp	.Ltaken
-.Ltaken_rarely:
-	movq	%rdi, %rsi
-	movq	%rdx, %rdi
-	jmp	user_taken
+	jmp	.Lbegun
 
-/* int switch_taken(struct control *to, fiber_id_t id): the rest of a switch, `to` being taken. */
+/* int switch_user(fiber_id_t id): by a busy thread without exception state. */
+switch_user:
+	movq	thread@gottpoff(%rip), %r11
+	addq	%fs:0, %r11
+	jmp	.Lplain
+
+/* int switch_taken(struct fiber_cb *to, fiber_id_t id): the rest of a switch, `to` being taken. */
 switch_taken:
 	movq	%rdi, %r9
 	movq	%rsi, %rdi
@@ -293,16 +310,17 @@ switch_taken:
 	addq	%fs:0, %r11
 	read_clock
 	movq	%r9, %rdx
-	subq	controls(%rip), %r9
+	subq	fiber_cbs(%rip), %r9
 	leaq	(%r9,%r9,2), %r9
 	addq	table+TABLE_SLOTS(%rip), %r9
 	movq	THREAD_CURRENT(%r11), %rsi
+	movq	THREAD_ID(%r11), %rax
 	jmp	.Ltaken
 	.cfi_endproc
 	.size	fiber_switch, . - fiber_switch
 
 /*
- * void switch_begin(struct control *control)
+ * void switch_begin(struct fiber_cb *cb)
  *
  * Makes the first frame of a fiber that begins, as if it had been left before its
  * function's first instruction. Loses rax and rcx alone.
@@ -313,44 +331,74 @@ switch_taken:
 	.p2align 4
 switch_begin:
 	.cfi_startproc
-	movl	CONTROL_PAGES(%rdi), %eax
+	movl	CB_PAGES(%rdi), %eax
 	leaq	switch_bottom+1(%rip), %rcx	/* SWITCH_RETURN */
 	shlq	$12, %rax
-	addq	CONTROL_STACK(%rdi), %rax
+	addq	CB_STACK(%rdi), %rax
 	movq	%rcx, -8(%rax)
-	leaq	switch_start(%rip), %rcx
+	leaq	switch_start+1(%rip), %rcx
 	movq	%rcx, -16(%rax)
-	movq	CONTROL_ENTRY(%rdi), %rcx
+	movq	CB_ENTRY(%rdi), %rcx
 	movq	$0, -24(%rax)			/* rbp */
 	movq	%rcx, -32(%rax)			/* rbx */
-	movq	CONTROL_ARG(%rdi), %rcx
+	movq	CB_ARG(%rdi), %rcx
 	movq	%rcx, -40(%rax)			/* r12 */
 	movq	$0, -48(%rax)
 	movq	$0, -56(%rax)
 	movq	$0, -64(%rax)
-	movabsq	$0x37f00001f80, %rcx
-	movq	%rcx, -72(%rax)
-	subq	$72, %rax
-	movq	%rax, CONTROL_SP(%rdi)
+	movzwl	CB_MXCSR(%rdi), %ecx
+	movl	%ecx, -72(%rax)
+	movzwl	CB_X87(%rdi), %ecx
+	movl	%ecx, -68(%rax)
+	subq	$64, %rax
+	movq	%rax, CB_SP(%rdi)
 	ret
 	.cfi_endproc
 	.size	switch_begin, . - switch_begin
 
 /*
- * Where a new fiber goes on: rbx is its function, r12 the argument. Its stack
- * pointer is where the function's return address lies.
+ * Where a new fiber is resumed, one byte after the beginning, as switch_bottom: rbx is its
+ * function, r12 the argument. Its stack pointer is where the function's return address lies.
  */
+	.globl	switch_start
+	.hidden	switch_start
 	.type	switch_start, @function
 	.p2align 4
 switch_start:
 	.cfi_startproc
-	.cfi_def_cfa rsp, 0
-	.cfi_undefined rip
+	nop
 	movq	%r12, %rdi
 	xorl	%ebp, %ebp
 	jmp	*%rbx
 	.cfi_endproc
 	.size	switch_start, . - switch_start
+
+/*
+ * Where a new fiber of engine `kernel` begins, on a thread that is busy. Its stack
+ * pointer is as above.
+ */
+	.globl	switch_begin_kernel
+	.hidden	switch_begin_kernel
+	.type	switch_begin_kernel, @function
+	.p2align 4
+switch_begin_kernel:
+	.cfi_startproc
+	.cfi_def_cfa rsp, 0
+	.cfi_undefined rip
+	subq	$8, %rsp
+	.cfi_def_cfa_offset 8
+	call	switch_began
+	movzwl	CB_MXCSR(%rax), %ecx
+	movl	%ecx, (%rsp)
+	ldmxcsr	(%rsp)
+	fldcw	CB_X87(%rax)
+	addq	$8, %rsp
+	.cfi_def_cfa_offset 0
+	movq	CB_ARG(%rax), %rdi
+	xorl	%ebp, %ebp
+	jmp	*CB_ENTRY(%rax)
+	.cfi_endproc
+	.size	switch_begin_kernel, . - switch_begin_kernel
 
 /*
  * Where the function of a fiber returns to. Nobody called it, so there is no
@@ -363,7 +411,7 @@ switch_start:
 	.p2align 4
 switch_bottom:
 	.cfi_startproc
-	.cfi_personality 0x1b, end_unwound	/* pc-relative, 4 bytes */
+	.cfi_personality 0x1b, thread_exit_unwound	/* pc-relative, 4 bytes */
 	.cfi_def_cfa rsp, 0
 	.cfi_undefined rip
 	nop
@@ -373,9 +421,22 @@ switch_bottom:
 	 */
 	subq	$16, %rsp
 	.cfi_def_cfa_offset 16
-	call	end_returned
+	call	thread_exit_returned
 	ud2
 	.cfi_endproc
 	.size	switch_bottom, . - switch_bottom
+
+/* void switch_leave(char *top) */
+	.globl	switch_leave
+	.hidden	switch_leave
+	.type	switch_leave, @function
+	.p2align 4
+switch_leave:
+	.cfi_startproc
+	movq	%rdi, %rsp
+	.cfi_undefined rip
+	jmp	switch_bottom+1
+	.cfi_endproc
+	.size	switch_leave, . - switch_leave
 
 	.section .note.GNU-stack, "", @progbits

@@ -28,8 +28,10 @@ from pathlib import Path
 import pytest
 
 from kfiber import module
+from kfiber.cache import cache
 from kfiber.errors import KfiberError
-from kfiber.vm import boot, kernels
+from kfiber.vm import kernels
+from kfiber.vm.guest import CHANNEL
 
 IN_GUEST = os.environ.get("KFIBER_GUEST") == "1"
 # From the start of `kfiber vm run` to the first word of the guest's pytest, in seconds.
@@ -151,7 +153,7 @@ class Guest:
         except KfiberError as error:
             self._over = str(error)
             return
-        self.log = module.cache() / "log" / f"pytest-{kernel.release}.log"
+        self.log = cache() / "log" / f"pytest-{kernel.release}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._channel, theirs = os.pipe()
         self._cleanup.callback(os.close, self._channel)
@@ -298,7 +300,7 @@ class Reporter:
         self._config = config
         self._wanted = list_file.read_text().splitlines()
         self._errors = []
-        self._channel = open(boot.CHANNEL, "w", buffering=1)  # noqa: SIM115 - as long as pytest
+        self._channel = open(CHANNEL, "w", buffering=1)  # noqa: SIM115 - as long as pytest
 
     def _send(self, message):
         self._channel.write(json.dumps(message) + "\n")

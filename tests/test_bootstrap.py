@@ -3,6 +3,10 @@
 
 import importlib.util
 import io
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +61,7 @@ def commands(bootstrap, monkeypatch):
 
 def test_a_venv_that_is_there_is_kept(bootstrap, commands):
     bootstrap.make_venv()
-    assert [words[1:4] for words in commands] == [["-m", "pip", "-q"]]
+    assert [words[1:4] for words in commands] == [["-m", "pip", "-qq"]]
     assert bootstrap.STAMP.read_text() == bootstrap.fingerprint()
 
 
@@ -87,7 +91,7 @@ def test_an_interrupted_installation_is_done_again(bootstrap, commands, monkeypa
 def test_without_root_and_sudo_the_command_is_named(bootstrap, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None if name == "sudo" else name)
-    with pytest.raises(SystemExit, match="mend: as root, apt-get install qemu gcc"):
+    with pytest.raises(SystemExit, match="hint: as root, apt-get install qemu gcc"):
         bootstrap.install_packages([need(bootstrap, "qemu"), need(bootstrap, "gcc")])
 
 
@@ -114,3 +118,53 @@ def test_without_a_question_all_that_is_missing_is_installed(bootstrap, monkeypa
     monkeypatch.setattr(bootstrap, "missing", list)
     bootstrap.install_packages([need(bootstrap, "qemu"), need(bootstrap, "gcc")])
     assert ran[-1][-2:] == ["qemu", "gcc"]
+
+
+@pytest.mark.parametrize(
+    ("content", "enough"), [(b"\x7fELF", True), (b"\x7fELF/lib/ld-linux.so", False)]
+)
+def test_a_busybox_that_needs_libraries_is_not_enough(bootstrap, monkeypatch, content, enough):
+    monkeypatch.setattr(bootstrap.Path, "exists", lambda path: True)
+    monkeypatch.setattr(bootstrap.Path, "read_bytes", lambda path: content)
+    assert bootstrap.static_busybox() == enough
+
+
+def test_another_platform_is_one_line(bootstrap, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(SystemExit, match=r"this is linux on aarch64; hint: "):
+        bootstrap.main()
+
+
+@pytest.mark.parametrize("lacks", ["compiler", "headers", "platform"])
+def test_an_extension_that_cannot_be_built_is_one_line(lacks, tmp_path):
+    program = {
+        "compiler": "import os; os.environ['CC'] = 'no-such-cc'",
+        "headers": "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'",
+        "platform": "import platform; platform.machine = lambda: 'aarch64'",
+    }[lacks]
+    program += "; import sys, runpy; sys.argv = ['setup.py', '-q', 'build_ext', '--force']"
+    program += (
+        f"; sys.argv += ['--build-lib', {str(tmp_path)!r}, '--build-temp', {str(tmp_path)!r}]"
+    )
+    program += "; runpy.run_path('setup.py')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=SCRIPT.parents[1], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("kfiber: cannot build the extension: ")
+    assert "; hint: " in last
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unbuilt_checkout_says_so(tmp_path):
+    shutil.copytree(
+        SCRIPT.parents[1] / "python/kfiber", tmp_path / "kfiber",
+        ignore=shutil.ignore_patterns("*.so"), symlinks=True,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import kfiber; kfiber.Fiber"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "extension is not built" in done.stderr.splitlines()[-1]
+    assert "; hint: make build" in done.stderr.splitlines()[-1]

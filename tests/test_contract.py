@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kfiber
-from kfiber import aio, module, proc
+from kfiber import aio, module
 from samples import FIBER_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +46,7 @@ def test_the_module_prints_the_keys_that_the_package_reads():
         ("kmod/dkms.conf", r'PACKAGE_VERSION="(.*)"'),
         ("meson.build", r"version: '([\d.]+)',\n  license"),
         ("CHANGELOG.md", r"^## ([\d.]+)"),
+        ("CITATION.cff", r"^version: (.*)"),
     ],
 )
 def test_there_is_one_version(name, pattern):
@@ -55,21 +56,24 @@ def test_there_is_one_version(name, pattern):
 def test_the_reference_has_all_names():
     names = {f"kfiber.{name}" for name in kfiber.__all__ if name != "__version__"}
     names |= {f"kfiber.aio.{name}" for name in aio.__all__}
-    listed = re.findall(r"^\.\. autoapi\w+:: (\S+)", text("docs/reference.md"), re.MULTILINE)
+    listed = re.findall(r"^## `(\S+)`$", text("docs/reference/python.md"), re.MULTILINE)
     assert len(listed) == len(set(listed))
     assert names <= set(listed)
+
+
+def test_the_reference_has_all_functions_in_c():
+    header = re.sub(r"/\*.*?\*/", "", text("lib/include/fiber.h"), flags=re.DOTALL)
+    titles = re.findall(r"^## (.*)$", text("docs/reference/c.md"), re.MULTILINE)
+    listed = {name for title in titles for name in re.findall(r"`(\w+)`", title)}
+    assert set(re.findall(r"\b(fiber_\w+)\(", header)) <= listed
 
 
 def test_what_is_exported_is_what_is_meant():
     stub = ast.parse(text("python/kfiber/_native.pyi"))
     names = {node.name for node in stub.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    # What `kfiber doctor` asks.
-    assert kfiber.__all__ == sorted({"__version__", *names} - {"swap"})
-    assert {name for name in vars(proc) if name in ("Fiber", "fibers", "processes")} == {
-        "Fiber",
-        "fibers",
-        "processes",
-    }
+    # They serve `kfiber doctor`, kfiber.aio and kfiber.table.
+    internal = {"swap", "share_context", "cycles"}
+    assert kfiber.__all__ == sorted({"__version__", "watch", *names} - internal)
 
 
 def test_every_file_says_its_licence():

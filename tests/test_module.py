@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kfiber import module
+from kfiber import cache, module
 from kfiber.errors import KfiberError
 from kfiber.vm import kernels
 
@@ -82,11 +82,11 @@ def test_a_cache_that_cannot_be_written_is_named(calls, tmp_path, monkeypatch):
 def test_who_waits_for_a_lock_is_told(tmp_path):
     told = []
     path = tmp_path / "lock"
-    with module.locked(path, lambda: told.append("free")):
+    with cache.locked(path, lambda: told.append("free")):
         holder = path.open("w")
     fcntl.flock(holder, fcntl.LOCK_EX)
     # Closing the file is what lets the other one go on.
-    with module.locked(path, lambda: (told.append("held"), holder.close())):
+    with cache.locked(path, lambda: (told.append("held"), holder.close())):
         assert told == ["held"]
 
 
@@ -94,7 +94,7 @@ def test_who_waits_for_a_lock_is_told(tmp_path):
 def test_only_an_absolute_cache_home_counts(tmp_path, monkeypatch, home):
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert module.cache() == tmp_path / ".cache" / "kfiber"
+    assert cache.cache() == tmp_path / ".cache" / "kfiber"
 
 
 def test_without_headers_the_error_names_their_package(monkeypatch):
@@ -105,7 +105,9 @@ def test_without_headers_the_error_names_their_package(monkeypatch):
 
 def test_loading_without_the_right_prints_the_line_for_sudo(tmp_path, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(KfiberError, match=rf"hint: sudo /\S+/insmod {tmp_path}/fiber.ko a=1$"):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    line = f"sudo {sys.executable} -m kfiber module load a=1"
+    with pytest.raises(KfiberError, match=rf"needs root; hint: {re.escape(line)}$"):
         module.load(tmp_path / "fiber.ko", {"a": "1"})
 
 
@@ -214,9 +216,11 @@ def test_a_misspelt_parameter_does_not_reach_the_kernel(fiber_ko, insmod):
 
 def test_a_module_that_is_loaded_already(fiber_ko, insmod, tmp_path):
     insmod("insmod: ERROR: could not insert module fiber.ko: File exists")
-    (tmp_path / "sysfs").mkdir()
+    (tmp_path / "sysfs/parameters").mkdir(parents=True)
+    (tmp_path / "sysfs/parameters/lookup").write_text("hash\n")
+    (tmp_path / "sysfs/parameters/fibers").write_text("7\n")
     with pytest.raises(
-        KfiberError, match="failed: it is loaded already; hint: kfiber module unload"
+        KfiberError, match=r"it is loaded already, with lookup=hash; hint: .* module unload$"
     ):
         module.load(fiber_ko)
 
@@ -249,7 +253,8 @@ def test_a_kernel_built_by_clang_wants_llvm(tmp_path, monkeypatch):
         module._toolchain(tree)
     assert str(caught.value) == (
         "cannot build the module: this kernel was built by clang, and ld.lld, llvm-objcopy, "
-        "llvm-strip cannot be found; hint: apt-get install lld llvm"
+        "llvm-strip cannot be found; hint: "
+        "install what Debian's packages lld llvm have, from your distribution"
     )
     install(folder, "ld.lld", "llvm-objcopy", "llvm-strip")
     assert module._toolchain(tree) == ["LLVM=1"]
@@ -368,7 +373,8 @@ status 0
 1000
 PermissionError: [Errno 13] Permission denied: '/dev/fiber'
 + module load
-kfiber: loading the module failed: it is loaded already; hint: kfiber module unload
+kfiber: loading the module failed: it is loaded already, with lookup=hash \
+max_fibers=1000 max_user_kib=65536 proc_pid=Y; hint: {python} -m kfiber module unload
 status 1
 + module unload
 status 0
@@ -411,7 +417,7 @@ def test_loading_checks_parameters_and_opens_the_device(tmp_path):
         timeout=500,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    expected = LOADED.format(settable=", ".join(settable))
+    expected = LOADED.format(settable=", ".join(settable), python=python)
     out, last = done.stdout[: len(expected)], done.stdout[len(expected) :].splitlines()
     assert out == expected
     assert re.fullmatch(r"loaded, version \S+, ABI \d+, in use by \d+", last[0])
@@ -432,9 +438,8 @@ def test_somebody_else_builds_but_does_not_load(calls, tmp_path):
     command += [os.path.realpath("/usr/bin/python3"), "-m", "kfiber", "module", "load", "a=1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
-    product = rf"{re.escape(str(cache))}/kfiber/modules/\S+/fiber\.ko"
     assert re.fullmatch(
-        rf"kfiber: loading the module needs root; hint: sudo /\S+/insmod {product} a=1\n",
+        r"kfiber: cannot load the module: that needs root; hint: .* -m kfiber module load a=1\n",
         done.stderr,
     )
     assert calls.read_text() == "called\n"
@@ -445,6 +450,13 @@ def test_status_with_a_module(tmp_path, monkeypatch):
     for name, text in (("refcnt", "2"), ("version", "0.1.0"), ("parameters/fibers", "513")):
         (tmp_path / name).write_text(f"{text}\n")
     monkeypatch.setattr(module, "SYSFS", tmp_path)
+
+    def ask_abi():
+        (tmp_path / "parameters/fibers").write_text("514\n")
+        return None, False
+
+    # The counters are those from before status() opens the device, which counts itself.
+    monkeypatch.setattr(module, "_ask_abi", ask_abi)
     monkeypatch.setattr(module, "DEVICE", tmp_path / "none")
     status = module.status()
     assert (status.loaded, status.version, status.users) == (True, "0.1.0", 2)

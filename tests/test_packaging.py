@@ -101,7 +101,19 @@ def test_the_sdist_has_all_sources(sdist):
     assert {f"python/kfiber/{name}" for name in sources("kmod")} <= names
     assert {f"python/kfiber/packaging/{name}" for name in ACCESS} <= names
     assert {"LICENSES/MIT.txt", "LICENSES/GPL-2.0-only.txt", "README.md"} <= names
-    assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_the_sdist_has_what_a_checkout_has(sdist):
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout of git")
+    tracked = run("git", "ls-files", "-z", folder=ROOT).split("\0")
+    # What is a link here is a folder with files there.
+    wanted = {name for name in tracked if name and not (ROOT / name).is_symlink()}
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert {name for name in wanted - names if not name.startswith((".ci/", ".git"))} == set()
+    built = (".so", ".o", ".ko", ".pyc")
+    assert not [name for name in names if name.endswith(built) or name.startswith("build/")]
 
 
 def test_the_wheel_has_the_modules_sources_and_the_extension(wheel):
@@ -112,7 +124,13 @@ def test_the_wheel_has_the_modules_sources_and_the_extension(wheel):
         "kmod", "uapi"
     )
     assert f"_native{sysconfig.get_config_var('EXT_SUFFIX')}" in within
-    assert {"py.typed", "_native.pyi", "vm/init.sh", "vm/debug.config"} <= within
+    assert {
+        "py.typed",
+        "_native.pyi",
+        "greenlet/__init__.pyi",
+        "vm/init.sh",
+        "vm/debug.config",
+    } <= within
     assert {f"packaging/{name}" for name in ACCESS} <= within
 
 
@@ -137,6 +155,30 @@ def test_it_runs_and_goes(python, tmp_path):
     run(python, "-m", "pip", "uninstall", "--yes", "kfiber", folder=tmp_path)
     assert not [path for path in site.iterdir() if "kfiber" in path.name.lower()]
     assert not python.with_name("kfiber").exists()
+
+
+def test_greenlets_are_fibers_where_somebody_asks(python, tmp_path):
+    """By the environment or by a word before the program, whose Python has the same options."""
+    program = "import sys; print('kfiber' in sys.modules, sys.flags.dev_mode, sys.argv[1:])"
+    before = [python, "-X", "dev"]
+    after = ["-c", program, "-m", "word"]
+    off, on = (f"{asked} True ['-m', 'word']\n" for asked in (False, True))
+    assert run(*before, *after, folder=tmp_path) == off
+    assert run(*before, *after, folder=tmp_path, KFIBER_GREENLET="0") == off
+    assert run(*before, *after, folder=tmp_path, KFIBER_GREENLET="1") == on
+    for word in (["-m", "kfiber.greenlet"], ["-mkfiber.greenlet"]):
+        assert run(*before, *word, *after, folder=tmp_path) == on
+    # A command that is a program, and what it starts.
+    command = python.with_name("command")
+    command.write_text(
+        "import greenlet, subprocess, sys\n"
+        "assert greenlet is sys.modules['kfiber.greenlet'] and greenlet._greenlet.greenlet\n"
+        "subprocess.run([sys.executable, '-m', 'kfiber', 'doctor'])"
+    )
+    command.chmod(0o755)
+    path = f"{command.parent}:{os.environ['PATH']}"
+    said = run(python, "-m", "kfiber.greenlet", "command", folder=tmp_path, PATH=path)
+    assert "greenlet: kfiber.greenlet: its greenlets are fibers" in said
 
 
 def test_the_module_is_built_in_the_cache_only(python, tmp_path):

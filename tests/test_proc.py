@@ -5,6 +5,7 @@ import pytest
 
 from kfiber import proc
 from kfiber.errors import KfiberError
+from kfiber.info import FiberInfo
 from samples import FIBER_FILE
 
 
@@ -20,7 +21,7 @@ def tree(tmp_path):
 
 
 def test_each_line_of_a_file_has_its_field():
-    assert proc.parse(6526, 3, FIBER_FILE) == proc.Fiber(
+    assert proc.parse(6526, 3, FIBER_FILE) == FiberInfo(
         pid=6526,
         id=3,
         name="cell 17",
@@ -48,7 +49,7 @@ def test_unknown_keys_are_passed_over():
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(KfiberError, match=r"no line 'Stack size' .*mend: kfiber doctor"):
+    with pytest.raises(KfiberError, match=r"no line 'Stack size' .*hint: kfiber doctor"):
         proc.parse(1, 1, FIBER_FILE.replace("Stack size: 65536\n", ""))
 
 
@@ -80,7 +81,7 @@ def test_a_process_without_fibers_has_none(tree):
 
 
 def test_a_process_that_is_not_there_is_an_error(tree):
-    with pytest.raises(KfiberError, match="no process 8; mend: "):
+    with pytest.raises(KfiberError, match="process 8: there is none; hint: "):
         proc.fibers(8, proc=tree)
 
 
@@ -128,7 +129,7 @@ def test_a_hidden_process_is_not_listed(hidden):
 
 
 def test_a_hidden_process_asked_for_is_an_error(hidden):
-    with pytest.raises(KfiberError, match=r"hidden.*mend: sudo kfiber ps 9"):
+    with pytest.raises(KfiberError, match=r"hidden.*hint: "):
         proc.fibers(9, proc=hidden)
 
 

@@ -64,6 +64,17 @@ def test_run_times_add_up_to_the_threads_time(workload):
     assert last - first == pytest.approx(THREADS * (end - begin), rel=0.2)
 
 
+def test_what_is_now_needs_no_rate():
+    """A process that has run for a day, whose rate is off by a ten thousandth."""
+    native = pytest.importorskip("kfiber._native")
+    rate, day = 3_000_300_000, 86_400
+    begin = native.cycles() - day * 3_000_000_000
+    clock = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW) - day * 1_000_000_000
+    mult = (1_000_000_000 << 24) // rate
+    head = table._Head(1, 1, 24, mult, begin, clock, 0, 0, "local", 192, 64)
+    assert head.nanoseconds(abs(native.cycles() - head.now())) < 1_000_000_000
+
+
 def test_ps_lists_them(workload, capsys):
     assert main(["ps", str(workload)]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
@@ -85,8 +96,10 @@ def test_strangers_are_refused_in_one_line(workload):
     command += [os.path.realpath("/usr/bin/python3"), "-m", "kfiber", "ps", str(workload)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
+    # sudo has another PATH, so the whole path is told.
     assert re.fullmatch(
-        r"kfiber: .* is hidden from you .*; mend: sudo kfiber ps \d+\n", done.stderr
+        r"kfiber: .* is hidden from you .*; hint: (sudo|as root:) /\S+ -m kfiber ps \d+\n",
+        done.stderr,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import NamedTuple, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 STAMP = VENV / "kfiber-setup"
+START = ROOT / "python/kfiber/greenlet/kfiber-greenlet.pth"
 # As Debian's packages are called.
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -38,6 +40,12 @@ def command(name: str) -> Callable[[], bool]:
     # Debian keeps modprobe and the like where only root's PATH looks.
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     return lambda: shutil.which(name, path=path) is not None
+
+
+def static_busybox() -> bool:
+    """Whether there is one without a loader: the guest starts without libraries."""
+    path = Path("/bin/busybox")
+    return path.exists() and b"/ld-linux" not in path.read_bytes()[:4096]
 
 
 NEEDS = (
@@ -58,7 +66,7 @@ NEEDS = (
     Need("gdb", command("gdb")),
     Need("xz-utils", command("xz")),
     Need("ca-certificates", lambda: Path("/etc/ssl/certs/ca-certificates.crt").exists()),
-    Need("busybox-static", lambda: Path("/bin/busybox").exists()),
+    Need("busybox-static", static_busybox),
     Need("qemu-system-x86", command("qemu-system-x86_64")),
     # The extension is built with the interpreter's headers.
     Need(f"{PYTHON}-dev", lambda: Path(sysconfig.get_path("include"), "Python.h").exists()),
@@ -88,23 +96,23 @@ def confirm(packages: Sequence[str]) -> None:
     print("Install them? [Y/n] ", end="", file=sys.stderr, flush=True)
     # Nothing at all, not even a line, is Ctrl-D: no.
     if sys.stdin.readline().strip(" ").lower() not in ("\n", "y\n", "yes\n"):
-        fail("nothing was installed; mend: install them yourself, then run this again")
+        fail("nothing was installed; hint: install them yourself, then run this again")
 
 
 def install_packages(needs: Sequence[Need]) -> None:
     names = [need.package for need in needs]
     if not shutil.which("apt-get"):
-        fail(f"no apt-get here to install {' '.join(names)}; mend: install them by other means")
+        fail(f"no apt-get here to install {' '.join(names)}; hint: install them by other means")
     root: list[str] = [] if os.geteuid() == 0 else ["sudo"]
     if root and not shutil.which("sudo"):
-        fail(f"{' '.join(names)} missing; mend: as root, apt-get install {' '.join(names)}")
+        fail(f"{' '.join(names)} missing; hint: as root, apt-get install {' '.join(names)}")
     confirm(names)
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive"]
     install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *names]
-    run([*root, "apt-get", "update", "-q"], "apt-get update failed; mend: the lines above say what")
+    run([*root, "apt-get", "update", "-q"], "apt-get update failed; hint: the lines above say what")
     run(
         [*root, *quiet, *install],
-        f"apt-get could not install them; mend: apt-get install {' '.join(names)}",
+        f"apt-get could not install them; hint: apt-get install {' '.join(names)}",
     )
     still = [need.package for need in missing()]
     if still:
@@ -128,7 +136,7 @@ def usable() -> bool:
 
 def make_venv() -> None:
     python = str(VENV / "bin" / "python")
-    failure = f"no {VENV.name} could be made; mend: the lines above say what, then run this again"
+    failure = f"no {VENV.name} could be made; hint: the lines above say what, then run this again"
     if not usable():
         print(f"setup: making {VENV.name} with Python {sys.version.split()[0]}", file=sys.stderr)
         run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)], failure)
@@ -136,16 +144,25 @@ def make_venv() -> None:
     # On its own, because it takes seconds, and may have been interrupted the last time.
     if subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL).returncode:
         run([python, "-m", "ensurepip", "--upgrade"], failure)
-    pip = [python, "-m", "pip", "-q", "--disable-pip-version-check"]
+    # Errors only: that some index is unusable is not this user's problem if another one is not.
+    pip = [python, "-m", "pip", "-qq", "--disable-pip-version-check"]
     run(
         [*pip, "install", "-e", f"{ROOT}[dev]"],
-        "pip could not install the project; mend: the lines above say what, then run this again",
+        "pip could not install the project; hint: the lines above say what, then run this again",
     )
+    # An installation that refers to the checkout leaves it out.
+    for folder in (VENV / "lib").glob("python*/site-packages"):
+        shutil.copy(START, folder)
     # Last: an installation that did not come this far is done again.
     STAMP.write_text(fingerprint())
 
 
 def main() -> None:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        fail(
+            f"kfiber is for Linux on x86-64, and this is {sys.platform} on {platform.machine()}; "
+            "hint: use such a machine, a virtual one will do"
+        )
     needs = missing()
     if needs:
         install_packages(needs)
@@ -155,7 +172,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.version_info < (3, 10):  # noqa: UP036 - whoever runs it may have an older one
-        fail("Python 3.10 or newer is needed; mend: make PYTHON=python3.11 (or newer)")
+        fail("Python 3.10 or newer is needed; hint: make PYTHON=python3.11 (or newer)")
     try:
         main()
     except KeyboardInterrupt:

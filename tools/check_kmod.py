@@ -15,8 +15,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from kfiber.cache import cache, locked
 from kfiber.errors import KfiberError
-from kfiber.module import cache, locked
 from kfiber.vm import kernels, source
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kfiber import proc
-from kfiber.stat import Fiber
+from kfiber import proc, rates
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = "tools/jobs.py"
@@ -41,13 +40,8 @@ def show(line: str) -> None:
     subprocess.run(line, shell=True, check=True)
 
 
-def ran(fiber: Fiber) -> int:
-    """Nanoseconds of whichever time its engine knows."""
-    return fiber.cpu_time_ns or fiber.run_time_ns or 0
-
-
 def show_busiest(pid: int) -> None:
-    busiest = max(proc.fibers(pid), key=ran)
+    busiest = max(proc.fibers(pid), key=rates.time_of)
     say("\nThe fiber that has used most CPU time so far:")
     show(f"cat /proc/{pid}/fiber/{busiest.id}")
 
@@ -59,7 +53,7 @@ def jobs(engine: str) -> Iterator[int]:
     environment = {**os.environ, "KFIBER_ENGINE": engine}
     with subprocess.Popen([sys.executable, JOBS], env=environment) as program:
         try:
-            while sum(map(ran, proc.fibers(program.pid))) < ENOUGH_NS:
+            while sum(map(rates.time_of, proc.fibers(program.pid))) < ENOUGH_NS:
                 if program.poll() is not None:
                     sys.exit("demo: the Python program ended too early, see above")
                 time.sleep(0.05)

@@ -10,16 +10,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from kfiber import module
+import pythons
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 # What tests and benchmarks want besides.
-TOOLS = ("greenlet>=3", "pyperf>=2.6", "pytest>=8", "pytest-timeout>=2.3")
+TOOLS = ("gevent>=24", "greenlet>=3", "pyperf>=2.6", "pytest>=8", "pytest-timeout>=2.3")
 # What an installation is made of.
 SOURCES = ("lib", "uapi", "python/kfiber", "setup.py", "pyproject.toml", "MANIFEST.in")
 COPIED = (*SOURCES, "README.md", "LICENSES", "kmod")
-KINDS = {".c", ".h", ".S", ".py", ".pyi", ".map", ".toml", ".in"}
+KINDS = {".c", ".h", ".S", ".py", ".pyi", ".map", ".pth", ".toml", ".in"}
 
 # Says where it is if it can make a virtual environment and build an extension.
 _PROGRAM = """\
@@ -30,12 +30,14 @@ print(sys.executable if header.exists() else "")
 
 
 def _commands(version: str) -> Iterator[str]:
-    """Where that version may be: on the PATH, or where pyenv keeps it."""
+    """Where that version may be: on the PATH, where pyenv keeps it, or fetched."""
     for folder in os.environ.get("PATH", os.defpath).split(":"):
         if command := shutil.which(f"python{version}", path=folder):
             yield command
     kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     yield from map(str, sorted(kept.glob(f"{version}.*/bin/python{version}")))
+    if (fetched := pythons.place(version)).exists():
+        yield str(fetched)
 
 
 def find(version: str) -> Path | None:
@@ -73,13 +75,14 @@ def _copy(target: Path) -> None:
 def environment(version: str) -> Path | None:
     """The Python of a virtual environment of that version with this checkout's kfiber.
 
-    It is in the cache, and made anew when the sources have changed. None: that version is not here.
+    It belongs to the checkout, since tests of two checkouts may run at a time, and is made anew
+    when the sources have changed. None: that version is not here.
     RuntimeError: what pip said.
     """
     python = find(version)
     if python is None:
         return None
-    folder = module.cache() / "python" / version
+    folder = ROOT / "build" / "pythons" / version
     stamp, inside = folder / "kfiber-fingerprint", folder / "bin" / "python"
     state = _fingerprint(python)
     if stamp.exists() and stamp.read_text() == state and inside.exists():
@@ -88,7 +91,7 @@ def environment(version: str) -> Path | None:
     subprocess.run([python, "-m", "venv", folder], check=True)
     _copy(folder / "source")
     done = subprocess.run(
-        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", *TOOLS,
+        [inside, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *TOOLS,
          folder / "source"],
         env={**os.environ, "CPPFLAGS": "-Werror"}, capture_output=True, text=True,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * The contract between the module `fiber` and user space.
+ * The interface between the module `fiber` and user space.
  *
  * A process opens /dev/fiber and drives its fibers with the requests below.
  * A descriptor serves only the process that opened it: in every other one
@@ -23,7 +23,7 @@
  * [register] take their argument by value and not by address. A request that
  * fails changes nothing except, where it says so, a counter.
  *
- * Errors of every request: EPERM (foreign descriptor, or a caller that is no
+ * Errors of every request: EPERM (foreign descriptor, or a caller that is not a
  * fiber where one is needed), EFAULT (an address that cannot be accessed),
  * ENOTTY (no such request; also each request of a 32-bit program), EINTR (a
  * fatal signal ended a wait). Requests that allocate also fail with ENOMEM (no
@@ -39,8 +39,8 @@
 #include <linux/types.h>
 
 /*
- * What FIBER_IOC_VERSION reports: it grows with every addition to this file. It
- * is for people and bug reports; see above.
+ * The value that FIBER_IOC_VERSION returns. It grows with every addition to this
+ * file. It is for people and bug reports; see above.
  */
 #define FIBER_ABI_VERSION	2
 
@@ -86,16 +86,17 @@ struct fiber_convert {
  * struct fiber_create - argument of FIBER_IOC_CREATE
  * @size: sizeof(struct fiber_create) (in)
  * @flags: FIBER_FLAG_* (in)
- * @entry: address of the first instruction (in)
+ * @entry: the address of its function, which is shown (in)
  * @arg: value of the first argument register, rdi, on entry (in)
  * @stack_start: lowest address of the stack (in)
  * @stack_size: its size in bytes, at least FIBER_STACK_MIN (in)
  * @name: zero-terminated, may be empty (in)
  * @id: the new fiber (out)
+ * @start: address of the first instruction; 0: @entry (in)
  *
  * The fiber starts with rsp = ((stack_start + stack_size) & ~15) - 8, as if it
- * had been called by the address stored there. The kernel does not write to
- * the stack: the creator puts an address there that ends the thread.
+ * had been called by the address stored there. The kernel does not write to the
+ * stack: the creator must store the address of code that ends the thread.
  * All other general registers that a function preserves are 0, MXCSR is
  * 0x1f80, the x87 control word 0x37f, the signal mask the creator's.
  */
@@ -108,6 +109,7 @@ struct fiber_create {
 	__u64 stack_size;
 	char name[FIBER_NAME_SIZE];
 	__u64 id;
+	__u64 start;
 };
 
 /**
@@ -197,9 +199,9 @@ struct fiber_snapshot {
 #define FIBER_IOC_VERSION	_IO(FIBER_IOC_MAGIC, 0x00)
 
 /*
- * [struct fiber_convert] The calling thread becomes a fiber, its root fiber,
- * which is running (the report: ConvertThreadToFiber(); Windows:
- * ConvertThreadToFiberEx). EEXIST: it is one already. EAGAIN: the process has
+ * [struct fiber_convert] Converts the calling thread into a fiber, its root
+ * fiber, which is running (the report: ConvertThreadToFiber(); Windows:
+ * ConvertThreadToFiberEx). EEXIST: it is a fiber already. EAGAIN: the process has
  * as many fibers as the module's max_fibers allows. EOPNOTSUPP: the thread has
  * a shadow stack. EBUSY: the process has mapped a status table (below).
  */
@@ -208,34 +210,34 @@ struct fiber_snapshot {
 /*
  * [struct fiber_create] A new fiber of the process, suspended before its first
  * instruction (the report: CreateFiber(); Windows: CreateFiberEx). EPERM: the
- * caller is no fiber. EFAULT: the entry point or the stack is not in user
+ * caller is not a fiber. EFAULT: the entry point or the stack is not in user
  * space. EINVAL: the stack is too small or wraps around, or the name is not
  * terminated. EAGAIN: as above.
  */
 #define FIBER_IOC_CREATE	_IO(FIBER_IOC_MAGIC, 0x02)
 
 /*
- * [register: id] Suspends the calling fiber and resumes that one on this thread
- * (the report and Windows: SwitchToFiber). Returns 0 to the fiber that is
- * resumed, for which it is the return of its own request. Saved and restored:
+ * [register: id] Suspends the calling fiber and resumes the other one on this
+ * thread (the report and Windows: SwitchToFiber). Returns 0 in the resumed fiber,
+ * as the result of the request by which it was suspended. Saved and restored:
  * rbx, rbp, rsp, rip, r12 to r15, MXCSR and the x87 control word or the state
  * under FIBER_FLAG_FPU, the signal mask. All other registers are lost: declare
  * them clobbered.
- * EPERM: the caller is no fiber. ESRCH: no such fiber. EINVAL: the calling
+ * EPERM: the caller is not a fiber. ESRCH: no such fiber. EINVAL: the calling
  * fiber itself, or the caller is on its signal's alternate stack (which the
  * kernel cannot see where SS_AUTODISARM is set: do not switch there). A fiber
  * that was suspended inside a signal handler and is resumed on another thread
  * gives that thread, when the handler returns, the alternate stack of the
- * thread that the signal came to (sigreturn restores it): set uc_stack before
- * returning. EBUSY: that fiber is running. EOWNERDEAD: it was a thread that has
- * ended. EOPNOTSUPP: a shadow stack. EBUSY, and EINVAL for the fiber itself,
+ * thread that received the signal (sigreturn restores it): set uc_stack before
+ * returning. EBUSY: the fiber is running. EOWNERDEAD: it is the root fiber of a
+ * thread that has ended. EOPNOTSUPP: a shadow stack. EBUSY, and EINVAL for the fiber itself,
  * count as its failed activations.
  */
 #define FIBER_IOC_SWITCH	_IO(FIBER_IOC_MAGIC, 0x03)
 
 /*
  * [register: id] Deletes a fiber that is not running (Windows: DeleteFiber); the
- * caller owns its stack again. Threads that are no fibers may use it. ESRCH: no
+ * caller owns its stack again. Threads that are not fibers may use it. ESRCH: no
  * such fiber. EBUSY: it is running. EPERM: it is the root fiber of a living
  * thread.
  */
@@ -244,7 +246,7 @@ struct fiber_snapshot {
 /*
  * Deletes the calling fiber, which must be the thread's root fiber; the thread
  * is only a thread again (Windows: ConvertFiberToThread). The other fibers
- * stay. EPERM: the caller is no fiber. EINVAL: it is not on its root fiber.
+ * stay. EPERM: the caller is not a fiber. EINVAL: it is not on its root fiber.
  */
 #define FIBER_IOC_REVERT	_IO(FIBER_IOC_MAGIC, 0x05)
 
@@ -252,7 +254,7 @@ struct fiber_snapshot {
  * Finishes the calling thread's root fiber, wherever it is suspended, and waits
  * while another thread runs it. A thread that is about to end on a created
  * fiber needs this, because its stack ends with it. The id gives EOWNERDEAD from
- * then on. EPERM: the caller is no fiber. EINVAL: it is on its root fiber.
+ * then on. EPERM: the caller is not a fiber. EINVAL: it is on its root fiber.
  * EINTR: a signal came first; call again (the fiber is finished all the same as
  * soon as it is suspended). Two threads that run each other's root fibers and
  * both retire wait for ever.
@@ -261,26 +263,26 @@ struct fiber_snapshot {
 
 /*
  * [struct fiber_name] Names a fiber. EINVAL: the name is not terminated. ESRCH:
- * no such fiber. EPERM: id 0 and the caller is no fiber.
+ * no such fiber. EPERM: id 0 and the caller is not a fiber.
  */
 #define FIBER_IOC_SET_NAME	_IO(FIBER_IOC_MAGIC, 0x07)
 
 /*
  * [address of a __u64] Stores the calling fiber's id (Windows: GetCurrentFiber).
- * EPERM: the caller is no fiber.
+ * EPERM: the caller is not a fiber.
  */
 #define FIBER_IOC_SELF		_IO(FIBER_IOC_MAGIC, 0x08)
 
 /*
  * [struct fiber_snapshot] A consistent copy of a fiber's public state, also of a
- * fiber of the status table. Threads that are no fibers may use it. EPERM: id 0
- * and the caller is no fiber that the module switches. ESRCH: no such fiber.
+ * fiber of the status table. Threads that are not fibers may use it. EPERM: id 0
+ * and the caller is not a fiber that the module switches. ESRCH: no such fiber.
  */
 #define FIBER_IOC_STAT		_IO(FIBER_IOC_MAGIC, 0x09)
 
 /*
  * Fiber-local storage of the calling fiber: positions are allocated per fiber
- * and say nothing about other fibers. EPERM: the caller is no fiber. EINVAL: an
+ * and say nothing about other fibers. EPERM: the caller is not a fiber. EINVAL: an
  * index that is not allocated. EAGAIN: all FIBER_FLS_MAX are.
  */
 /*
@@ -315,13 +317,13 @@ struct fiber_snapshot {
  *	mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
  *
  * with the head at 0, the thread areas at FIBER_TABLE_AREAS_AT and the slots at
- * FIBER_TABLE_SLOTS_AT. `length` goes up to FIBER_TABLE_SIZE(number of slots).
+ * FIBER_TABLE_SLOTS_AT. A process may map it in parts, each from any page on, up to
+ * FIBER_TABLE_SIZE(1 << FIBER_SLOT_BITS), and may map a part before its pages exist.
  * The head is there at once, a thread area from FIBER_IOC_ATTACH on, slots from
  * FIBER_IOC_COMMIT on; SIGBUS beyond. All mappings of a process show the same
- * table, until its image ends; a forked child has none, whatever it asks of
- * madvise(2), nor has another process that shares the memory. The pages count
- * against max_user_kib until the last mapping is gone. EINVAL: private,
- * executable, too long, or not from 0. EPERM: a foreign descriptor. EBUSY: the
+ * table, until its image ends, and nothing (SIGBUS) from then on; a forked child
+ * has none, whatever it asks of madvise(2). EINVAL: private, executable, beyond the
+ * largest size, or of another device node than the first. EPERM: a foreign descriptor. EBUSY: the
  * process has had fibers that the module switches. ENOMEM, EDQUOT. mprotect()
  * cannot make it executable, mremap() not longer.
  */
@@ -410,9 +412,12 @@ struct fiber_table {
  * @entry, @stack_start, @stack_size: as created; the stack's are 0 for a root fiber
  * @parent: pid of the thread that created it, as the process sees it
  * @pad: 0
+ * @shown: the process's own
  * @name: zero-terminated
  *
- * The first cache line is what a switch writes.
+ * The first cache line is what a switch writes. A run that ends stores @last_switch
+ * before it adds to @run_time, so the two differ from the thread area's @since and each other
+ * only until it is added.
  */
 struct fiber_slot {
 	__u64 id;
@@ -430,7 +435,8 @@ struct fiber_slot {
 	__u64 stack_start;
 	__u64 stack_size;
 	__u32 parent;
-	__u32 pad[7];
+	__u32 pad[3];
+	__u64 shown[2];
 
 	char name[FIBER_NAME_SIZE];
 };
@@ -443,6 +449,7 @@ struct fiber_slot {
  * @since: cycle counter when that run began
  * @off: cycles off the CPU; only ever grows (kernel; 0 with `local`)
  * @off_since: @off when that run began
+ * @target: the process's own
  * @reserved: 0
  */
 struct fiber_thread_area {
@@ -452,7 +459,8 @@ struct fiber_thread_area {
 	__u64 since;
 	__u64 off;
 	__u64 off_since;
-	__u64 reserved[3];
+	__u64 target;
+	__u64 reserved[2];
 };
 
 #endif /* _UAPI_FIBER_H */

@@ -4,13 +4,15 @@
     switch        rings of 2 to 100,000 fibers: ns a switch, beside other libraries; draws a plot
     create        a fiber from its creation over its first run to its deletion
     resident      the memory of 100,000 fibers, and that there can be so many
+    windows       SwitchToFiber() of lib/include/windows beside fiber_switch() and Wine's own
     python        fibers in Python beside greenlets, on each Python that is here
+    greenlet      kfiber.greenlet beside greenlet, there as well, with gevent
     instructions  what the module's requests cost, and libfiber's switch with each engine, counted
                   in the virtual machine (QEMU's -icount)
     memory        the kernel memory of 50,000 fibers, by the cgroup's account, there as well
     strangers     what readers of a process's files in /proc leave of its speed, there as well
 
-The first four run here, with the engine that KFIBER_ENGINE names (`local`). Prints tables with
+The first six run here, with the engine that KFIBER_ENGINE names (`local`). Prints tables with
 the goal beside each figure and writes the rows to bench/results/. With `--gate` a goal missed is
 exit status 1.
 """
@@ -21,7 +23,7 @@ import argparse
 import json
 import sys
 
-from kfiber_bench import greenlets, guest, native, peers, plot
+from kfiber_bench import drop_in, greenlets, guest, native, peers, plot
 from kfiber_bench.row import Row, matrix, table
 
 RESULTS = guest.ROOT / "bench" / "results"
@@ -49,7 +51,7 @@ def show(case: str, environment: dict[str, str], rows: list[Row]) -> None:
 
 def main(words: list[str]) -> int:
     """Measures the cases asked for; 1 if a goal was missed and that matters."""
-    names = [*native.CASES, "python", *guest.CASES]
+    names = [*native.CASES, "python", "greenlet", *guest.CASES]
     parser = argparse.ArgumentParser(
         prog="kfiber_bench bench", description=(__doc__ or "").partition("\n")[0]
     )
@@ -64,7 +66,7 @@ def main(words: list[str]) -> int:
         if case not in names:
             parser.error(f"no case {case}; there are: {' '.join(names)}")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    if set(args.cases) & {"switch", "create"}:
+    if set(args.cases) & {"switch", "create", "windows"}:
         for line in peers.hints(peers.missing()):
             print(f"bench: {line}", file=sys.stderr)
     missed = False
@@ -74,6 +76,8 @@ def main(words: list[str]) -> int:
             environment, rows = native.measure(case, passes)
         elif case == "python":
             environment, rows = greenlets.measure(passes // 2)
+        elif case == "greenlet":
+            environment, rows = drop_in.measure(passes // 2)
         else:
             environment, rows = guest.measure(case, args.kernel)
         show(case, environment, rows)

@@ -88,7 +88,7 @@ def bars(axes: Any, data: Data, chart: str, machine: str) -> None:
             width, label=label, color=fill, edgecolor=INK, hatch=hatch, linewidth=0.8,
         )  # fmt: skip
     names = [f"{fibers:,} fibers\n{processes} at once" for fibers, processes in cells]
-    axes.set(yscale="log", ylabel="times version 1 with 512 fibers")
+    axes.set(yscale="log", ylabel="times version 1 with 512 fibers (log scale)")
     axes.set_xticks(range(len(cells)), names)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8, ncols=4, loc="upper left")
@@ -116,10 +116,11 @@ def rate(axes: Any, data: Data, threads: int) -> None:
         if points:
             curve(axes, number, variant.title, points)
     sizes = sorted({each["fibers"] for each in data["switching"]})
-    axes.set(xscale="log", yscale="log", xlabel="fibers", ylabel="ns a switch, of a thread's time")
+    axes.set(xscale="log", yscale="log", xlabel="fibers (log scale)",
+             ylabel="ns a switch, of a thread's time (log scale)")  # fmt: skip
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -148,6 +149,8 @@ def requests(axes: Any, data: Data) -> None:
         ends = [points[0][0], points[-1][0]]
         axes.plot(ends, [intercept + slope * x for x in ends], DASHES[number], color=INK, lw=1)
     axes.set(xlabel="fibers N", ylabel="instructions a switch, mean of all fibers", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.legend(fontsize=8, loc="upper left")
 
 
@@ -163,9 +166,11 @@ def natively(axes: Any, data: Data) -> None:
                 for fibers, each in sorted(points.items())
             ],
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="fibers in the ring", ylabel="ns a switch")
+    axes.set(xscale="log", yscale="log", xlabel="fibers in the ring (log scale)",
+             ylabel="ns a switch (log scale)")  # fmt: skip
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -208,6 +213,8 @@ def pictures(data: Data) -> Iterator[Picture]:
 
 def themed(svg: str, picture: Picture, stamp: str) -> str:
     """The picture's colours become those of the page that it is on."""
+    # matplotlib gives the ground of a hatch as an attribute, and all other colours in styles.
+    svg = re.sub(r'(fill|stroke)="(#\w+)"', r'style="\1: \2"', svg)
     for colour, name in NAMES.items():
         svg = re.sub(
             rf"(fill|stroke): {colour}\b", rf"\1: {colour}; \1: var({name}, {colour})", svg

@@ -3,9 +3,10 @@
 """One figure of fibers or greenlets in Python, of the interpreter that runs this: see python.py.
 
     coroutine.py CASE SIDE [options of pyperf]    times, by pyperf
-    coroutine.py --memory COUNT SIDE              prints the bytes of each suspended one
+    coroutine.py --memory COUNT SIDE [LEVELS]     prints the bytes of each suspended one, so many
+                                                  C calls deep
 
-SIDE is kfiber, greenlet or, with the case `busy`, also alone.
+SIDE is kfiber, greenlet or kfiber.greenlet, which is greenlet's API on fibers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Side(NamedTuple):
 
 
 def side(name: str) -> Side:
-    if name == "greenlet":
+    if name == "kfiber.greenlet":
+        import_module(name).install()
+    if name.endswith("greenlet"):
         greenlet = import_module("greenlet")
         return Side(greenlet.greenlet, greenlet.getcurrent)
     import kfiber
@@ -128,7 +131,16 @@ def busy(chosen: Side, loops: int, beside: bool) -> float:
     return used
 
 
-def suspended(chosen: Side, count: int) -> list[Any]:
+def sleep(_: Side, loops: int) -> float:
+    """gevent's, of no time: to its hub and back."""
+    pause = import_module("gevent").sleep
+    start = time.perf_counter()
+    for _turn in range(loops):
+        pause(0)
+    return time.perf_counter() - start
+
+
+def suspended(chosen: Side, count: int, levels: int = 0) -> list[Any]:
     """So many; what a list of them takes is there before the first."""
     main = chosen.current()
     made: list[Any] = [None] * count
@@ -137,7 +149,7 @@ def suspended(chosen: Side, count: int) -> list[Any]:
         main.switch()
 
     for i in range(count):
-        made[i] = chosen.new(wait)
+        made[i] = chosen.new(partial(deep, wait, levels))
         made[i].switch()
     return made
 
@@ -162,9 +174,9 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def memory(chosen: Side, count: int) -> float:
+def memory(chosen: Side, count: int, levels: int) -> float:
     before = resident()
-    made = suspended(chosen, count)
+    made = suspended(chosen, count, levels)
     return (resident() - before) / len(made)
 
 
@@ -183,13 +195,15 @@ CASES = {
     "create": Case(create, 10_000),
     "busy": Case(partial(busy, beside=True), 200_000, 2),
     "busy-alone": Case(partial(busy, beside=False), 200_000, 2),
+    "sleep": Case(sleep, 20_000),
     "collect": Case(partial(collect, count=100_000), 1),
 }
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--memory"]:
-        print(memory(side(sys.argv[3]), int(sys.argv[2])))
+        levels = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+        print(memory(side(sys.argv[3]), int(sys.argv[2]), levels))
         return
     pyperf = import_module("pyperf")
 

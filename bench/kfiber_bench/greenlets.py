@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -129,16 +129,18 @@ def about(python: Path) -> str:
     return done.stdout.strip()
 
 
-def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
-    """On all of them."""
+def measure_each(
+    title: str,
+    pythons: Mapping[str, Path],
+    passes: int,
+    programs: Callable[[Path], Mapping[tuple[str, str], Callable[[int], float]]],
+    compare: Callable[[str, dict[tuple[str, str], Figures]], Iterable[Row]],
+) -> tuple[dict[str, str], list[Row]]:
+    """Runs the programs on each of these Pythons, by version: the machine, and all rows."""
     rows: list[Row] = []
     releases = []
-    for version in MEASURED:
-        python = environment(version)
-        if python is None:
-            print(f"bench: no Python {version} with its headers here", file=sys.stderr)
-            continue
-        print(f"bench: python {version}, {passes} passes", file=sys.stderr)
+    for version, python in pythons.items():
+        print(f"bench: {title} {version}, {passes} passes", file=sys.stderr)
         releases.append(about(python))
         rows += compare(version, interleave(programs(python), passes))
     return {
@@ -146,3 +148,15 @@ def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
         "machine": f"{machine()}, {passes} passes",
         "python": ", ".join(releases),
     }, rows
+
+
+def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
+    """On all of them."""
+    found = {}
+    for version in MEASURED:
+        python = environment(version)
+        if python is None:
+            print(f"bench: no Python {version} with its headers here", file=sys.stderr)
+        else:
+            found[version] = python
+    return measure_each("python", found, passes, programs, compare)

@@ -165,7 +165,7 @@ def libfiber(null: float) -> Iterator[Row]:
         except peers.PeerError as e:
             print(f"bench: {e}", file=sys.stderr)
     for engine, peer, base, goal in (
-        ("local", "", 0.0, None),
+        ("local", "", 0.0, 114),
         ("mapped", "local", figures.get("local", 0.0), 1.1),
         ("kernel", "null ioctl", null, None),
     ):
@@ -174,7 +174,7 @@ def libfiber(null: float) -> Iterator[Row]:
             ratio = value / base if base else None
             yield row(
                 "switch by libfiber", value, "instructions",
-                engine=engine, peer=peer, ratio=ratio, goal=goal if base else None,
+                engine=engine, peer=peer, ratio=ratio, goal=goal,
             )  # fmt: skip
 
 

@@ -44,9 +44,9 @@ def engine() -> str:
     return os.environ.get("KFIBER_ENGINE", "local")
 
 
-def kfiber(hint: bool = False) -> Peer:
-    """libfiber as one of those that are compared."""
-    return Peer("kfiber_hint" if hint else "kfiber", engine=engine())
+def kfiber(variant: str = "") -> Peer:
+    """libfiber as one of those that are compared; with the `hint`, or with a `rival` thread."""
+    return Peer(f"kfiber_{variant}" if variant else "kfiber", engine=engine())
 
 
 class Figures:
@@ -93,7 +93,7 @@ def compare(
 
 def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
     """Rings of fibers, each of which switches to the next."""
-    own, hinted = kfiber(), kfiber(hint=True)
+    own, rivalled, hinted = kfiber(), kfiber("rival"), kfiber("hint")
     others = here(
         peers.FULL, peers.FULL_HINT, peers.PLAIN, peers.BOOST, peers.LIBCO, peers.MINICORO,
         peers.WINE_FIBERS, peers.SWAPCONTEXT,
@@ -108,12 +108,12 @@ def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
         {
             (peer, fibers): program(peer, fibers)
             for fibers in numbers
-            for peer in (own, hinted, *others)
+            for peer in (own, rivalled, hinted, *others)
             if fibers <= peer.most
         },
         passes,
     )
-    case = {hinted: "switch with the hint"}
+    case = {hinted: "switch with the hint", rivalled: "switch, two fiber threads"}
     for (peer, fibers), each in figures.items():
         yield row(
             case.get(peer, "switch"), each.median, "ns", engine=peer.engine, fibers=fibers,
@@ -121,8 +121,9 @@ def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
         )  # fmt: skip
 
     for mine, fibers, peer, goal in (
-        *((own, fibers, peers.FULL, 1.15) for fibers in FEW),
-        *((own, fibers, peers.WINE_FIBERS, 0.6) for fibers in FEW),
+        *((own, fibers, peers.FULL, 0.65) for fibers in FEW),
+        *((rivalled, fibers, peers.FULL, 1) for fibers in (*FEW, 10_000)),
+        *((own, fibers, peers.WINE_FIBERS, 0.7 if fibers == 2 else 0.6) for fibers in FEW),
         *((own, fibers, peers.SWAPCONTEXT, 0.1) for fibers in FEW),
         (hinted, 100_000, peers.LIBCO, 3),
     ):
@@ -137,14 +138,13 @@ def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
 
 def create(passes: int, _: Sequence[int] = ()) -> Iterator[Row]:
     """A fiber is created, runs, and is deleted: on a pooled stack, on one never used."""
-    own = kfiber()
+    own, rivalled = kfiber(), kfiber("rival")
     pooled = here(
         peers.FULL,
         peers.PLAIN,
         peers.BOOST,
         peers.LIBCO,
         peers.MINICORO,
-        peers.WINE_FIBERS,
         peers.WINE_FIBERS,
         peers.SWAPCONTEXT,
     )
@@ -155,21 +155,27 @@ def create(passes: int, _: Sequence[int] = ()) -> Iterator[Row]:
 
     programs = {
         ("create", peer): program(peer, "create", int(CREATIONS * peer.share))
-        for peer in (own, *pooled)
+        for peer in (own, rivalled, *pooled)
     }
     programs |= {("cold", peer): program(peer, "cold", COLD) for peer in (own, *fresh)}
     figures = interleave(programs, passes)
     titles = {"create": "create, run, delete", "cold": "the same, stacks never used before"}
+
+    def title(what: str, peer: Peer) -> str:
+        return titles[what] + (", two fiber threads" if peer == rivalled else "")
+
     for (what, peer), each in figures.items():
         yield row(
-            titles[what], each.median, "ns", engine=peer.engine, peer=peer.name, spread=each.spread
-        )
-    for what, peer, goal in (
-        ("create", peers.FULL, 1.2),
-        ("cold", peers.BOOST_PROTECTED, 0.25),
+            title(what, peer), each.median, "ns", engine=peer.engine, peer=peer.name,
+            spread=each.spread,
+        )  # fmt: skip
+    for what, mine, peer, goal in (
+        ("create", own, peers.FULL, 1),
+        ("create", rivalled, peers.FULL, 1.25),
+        ("cold", own, peers.BOOST_PROTECTED, 0.25),
     ):
         yield from compare(
-            titles[what], figures.get((what, own)), peer.name, figures.get((what, peer)), goal
+            title(what, mine), figures.get((what, mine)), peer.name, figures.get((what, peer)), goal
         )
 
 
@@ -213,10 +219,47 @@ def resident(passes: int, _: Sequence[int] = ()) -> Iterator[Row]:
         yield row(name, each.median, "bytes", engine=own.engine, goal=goal, spread=each.spread)
 
 
+def windows(passes: int, numbers: Sequence[int] = FEW) -> Iterator[Row]:
+    """SwitchToFiber() over libfiber, beside fiber_switch() and Wine, in rings."""
+    ours = Peer("windows", "SwitchToFiber", engine=engine())
+    own = kfiber()
+    wine = here(peers.WINE_FIBERS)
+
+    def program(peer: Peer, fibers: int) -> Program:
+        switches = max(int(SWITCHES * peer.share), 3 * fibers)
+        return lambda number: peer.run("ring", fibers, switches, DEPTHS[number % len(DEPTHS)])[0]
+
+    numbers = [number for number in numbers if number in FEW]
+    figures = interleave(
+        {
+            (peer, fibers): program(peer, fibers)
+            for fibers in numbers
+            for peer in (own, ours, *wine)
+        },
+        passes,
+    )
+    title = {own: "fiber_switch()", ours: "SwitchToFiber()"}
+    for (peer, fibers), each in figures.items():
+        yield row(
+            title.get(peer, "switch"), each.median, "ns", engine=peer.engine, fibers=fibers,
+            peer=peer.name, spread=each.spread,
+        )  # fmt: skip
+    for fibers in numbers:
+        for base, name, goal in (
+            (own, "fiber_switch()", 1.05),
+            (peers.WINE_FIBERS, peers.WINE_FIBERS.name, 0.8 if fibers == 2 else 0.6),
+        ):
+            yield from compare(
+                title[ours], figures.get((ours, fibers)), name, figures.get((base, fibers)), goal,
+                fibers,
+            )  # fmt: skip
+
+
 CASES: dict[str, Callable[..., Iterator[Row]]] = {
     "switch": switch,
     "create": create,
     "resident": resident,
+    "windows": windows,
 }
 
 

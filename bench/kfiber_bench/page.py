@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kfiber_bench import reference
 from kfiber_bench.charts import Picture, laps, main_machine, pictures
-from kfiber_bench.data import Data, Record, Series, line, record, records
+from kfiber_bench.data import BUCKETS, Data, Record, Series, line, record, records
 from kfiber_bench.row import curves
 from kfiber_bench.variants import LOOKUPS, VARIANTS
 
@@ -79,12 +79,44 @@ def machine_text(about: Record) -> str:
     )
 
 
-def caption(data: Data, machine: str, text: str) -> str:
+def span(values: Iterable[float]) -> str:
+    """From the least to the greatest, as whole numbers."""
+    values = list(values)
+    low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+# What each machine is for.
+ROLES = {
+    "guest": "the report's matrix, the rate of switches",
+    "here": "the report's matrix, the rate of switches",
+    "counted": "everything that is counted in instructions",
+    "second": "the matrix on another kernel",
+}
+
+
+def machines(data: Data) -> str:
+    """All of them, and what was measured on each."""
+    lines = [[name, ROLES[name], machine_text(each)] for name, each in data["machines"].items()]
+    for case in data["native"].values():
+        environment = case["environment"]
+        # What follows the processor's name is about the case.
+        processor = environment["machine"].partition(",")[0]
+        runs = "; it emulates the others" if "guest" in data["machines"] else ""
+        lines.append(["host", f"user level{runs}", f"Linux {environment['kernel']}, {processor}"])
+        break
+    return table(["machine", "what is measured on it", "what it is"], lines).replace("---:", "---")
+
+
+def caption(data: Data, machine: str, text: str, spread: bool = True) -> str:
     """What stands below a picture or a table that is measured in repeats."""
     about = data["about"]
+    shown = "medians, in brackets their 95 % confidence intervals" if spread else (
+        "medians, whose 95 % confidence intervals are in the tables below"
+    )  # fmt: skip
     return (
         f"*{text} {machine_text(data['machines'][machine])}. {about['repeats']} interleaved "
-        f"repeats; medians, in brackets their 95 % confidence intervals. `{about['command']}`*\n"
+        f"repeats; {shown}. `{about['command']}`*\n"
     )
 
 
@@ -93,9 +125,9 @@ def counted_caption(data: Data, text: str, exact: bool = True) -> str:
     spread = (
         "the same in each run"
         if exact
-        else "the same in each run without tables. With hash and scan the module chooses its "
-        "buckets by a secret key when it is loaded, and means differ by up to ten per cent between "
-        "loads"
+        else "the same in each run where no table is used (direct, mapped, local). With hash and "
+        "scan the module chooses its buckets by a secret key when it is loaded: two runs agree if "
+        f"their means differ by at most {BUCKETS:.0%}"
     )
     return (
         f"*{text} {machine_text(data['machines']['counted'])}, with `-icount`: instructions, "
@@ -106,6 +138,11 @@ def counted_caption(data: Data, text: str, exact: bool = True) -> str:
 def show(picture: Picture) -> str:
     """A picture in the page."""
     return f"![{picture.text}](report/{picture.name}.svg)\n"
+
+
+# Series of the matrix in seconds, and from which factor on the page says that one is wide.
+TIMED = ("init", "work", "active")
+WIDE = 3.0
 
 
 def matrix(data: Data, machine: str) -> Iterator[str]:
@@ -140,8 +177,17 @@ def matrix(data: Data, machine: str) -> Iterator[str]:
     yield caption(
         data, machine,
         f"Workload `cells`, {one['calls']:,} calls a fiber, {one['threads']} threads a process. A "
-        f"fiber reads its storage {number(one['reads'])} times.",
+        f"fiber reads its storage {span(each['reads'] for each in found)} times, depending on the "
+        f"numbers of fibers and processes, and switches {span(each['switches'] for each in found)} "
+        "times.",
     )  # fmt: skip
+    widest = max(each[name]["high"] / each[name]["low"] for each in found for name in TIMED)
+    if widest > WIDE:
+        yield (
+            f"The widest interval in these tables spans a factor of {times(widest)}. Such an "
+            "interval probably means that the host was disturbed in some repeats: medians can be "
+            "compared, but small differences between them mean nothing.\n"
+        )
 
 
 def references(data: Data) -> str:
@@ -278,9 +324,7 @@ def natively(data: Data) -> Iterator[str]:
                 for whose, points in lines.items()
             ],
         )  # fmt: skip
-        environment = switch["environment"]
-        yield f"*Linux {environment['kernel']}, {environment['machine']}; not emulated by us. " \
-              f"`{data['about']['command']}`*\n"  # fmt: skip
+        yield native_caption(data, switch["environment"])
     if create := native.get("create"):
         yield "**A fiber's life, nanoseconds (quartile distance)**\n"
         yield table(
@@ -291,17 +335,37 @@ def natively(data: Data) -> Iterator[str]:
                 for each in create["rows"] if each["ratio"] is None
             ],
         )  # fmt: skip
+        yield native_caption(data, create["environment"])
     if python := native.get("python"):
         yield "**Python**\n"
         yield table(
             ["case", "kfiber", "unit", "times", "of"],
             [
-                [each["case"], number(each["value"]), each["unit"], f"{each['ratio']:.3f}",
-                 each["peer"]]
+                [each["case"],
+                 number(each["value"]) + (f" ({number(each['spread'])})" if each["spread"] else ""),
+                 each["unit"], f"{each['ratio']:.3f}", each["peer"]]
                 for each in python["rows"] if each["ratio"] is not None
             ],
         )  # fmt: skip
-        yield f"*{python['environment'].get('python', '')}. `{data['about']['command']}`*\n"
+        releases = re.sub(
+            r"(\S+) swap (\w+) greenlet ([^\s,]+)",
+            r"CPython \1 (thread states are swapped the \2 way) with greenlet \3",
+            python["environment"].get("python", ""),
+        )
+        yield native_caption(data, python["environment"], f"{releases}. ")
+
+
+def native_caption(data: Data, environment: Record, text: str = "") -> str:
+    """Below a table of the host's own user level."""
+    where = re.sub(r"\b1 passes$", "one pass", environment["machine"])
+    spread = (
+        "no spread, because there is one pass" if where.endswith("one pass")
+        else "medians of the passes, in brackets the distance between their quartiles"
+    )  # fmt: skip
+    return (
+        f"*{text}Linux {environment['kernel']}, {where}; {spread}; not emulated by us. "
+        f"`{data['about']['command']}`*\n"
+    )
 
 
 class Figures(dict[str, str]):
@@ -332,7 +396,8 @@ NAMES = {
     *("switch_vfs", "absent", "loaded_adds", "other_adds", "attached_adds", "fibers_add", "reads"),
     *("rate_mapped", "rate_local", "rate_direct", "rate_swapcontext", "rate_scan_growth"),
     *("rate_hash_growth", "get_direct", "native_local", "native_swapcontext", "init_spread"),
-    *("minutes", "command"),
+    *("minutes", "command", "repeats", "second_spread", "switches", "timed_512", "timed_4096"),
+    *("gets_512", "gets_1024", "grows_512", "grows_1024", "get_hash_1024", "get_scan_1024"),
 }
 
 MODULE = re.compile(r"^fiber_|^(native_|local_)?sched_clock")
@@ -353,6 +418,7 @@ def figures(data: Data) -> Figures:
         ),
         command=data["about"]["command"],
         minutes=number(data["about"]["minutes"]),
+        repeats=str(data["about"]["repeats"]),
     )
     found.update(counted_figures(data))
     found.update(timed_figures(data))
@@ -381,6 +447,19 @@ def counted_figures(data: Data) -> Iterator[tuple[str, str]]:
         yield "direct_512", number(at["direct"][512])
         yield "direct_saves", number(at["hash"][512] - at["direct"][512])
         yield "get_direct", number(gets["direct"][512])
+        yield "get_hash_1024", number(gets["hash"][1024]) if 1024 in gets["hash"] else NONE
+        yield "get_scan_1024", number(gets["scan"][1024]) if 1024 in gets["scan"] else NONE
+        for size in (512, 1024):
+            works = [
+                record(data, "matrix", machine="counted", variant=variant, fibers=size)
+                for variant in ("version1", "version2")
+            ]
+            if works[0] and works[1]:
+                # All reads of a fiber, and all of its work: by how much version 2 takes longer.
+                reads = works[1]["reads"] * (gets["scan"][size] - gets["hash"][size])
+                work = (works[1]["active"]["median"] - works[0]["active"]["median"]) * 1e9
+                yield f"gets_{size}", f"{reads / 1e6:.2f}"
+                yield f"grows_{size}", f"{work / 1e6:.2f}"
     if null := record(data, "operations", operation="null_ioctl", lookup="direct", fibers=512):
         yield "null_ioctl", number(null["instructions"])
     if data["functions"]:
@@ -417,10 +496,17 @@ def timed_figures(data: Data) -> Iterator[tuple[str, str]]:
             yield f"time_{size}", times(own["ratio"]["median"])
             low, high = own["ratio"]["low"], own["ratio"]["high"]
             yield f"time_{size}_range", f"{times(low)} to {times(high)}"
-            yield "reads", number(own["reads"])
         # Counted where they could be counted: that does not depend on the host.
         if best := counted or own:
             yield f"work_{size}", times(best["ratio"]["median"])
+    if found := list(records(data, "matrix", machine=machine)):
+        yield "reads", span(each["reads"] for each in found)
+        yield "switches", span(each["switches"] for each in found)
+    counts = dict(laps(data, "scan"))
+    for size in (512, 4096):
+        one = record(data, "switching", variant="version2", threads=1, fibers=size)
+        if one and size in counts:
+            yield f"timed_{size}", f"{one['ns']['median'] / counts[size]:.2f}"
     for name, variant in (
         ("rate_mapped", "mapped"), ("rate_local", "local"), ("rate_direct", "direct"),
         ("rate_swapcontext", "swapcontext"),
@@ -434,13 +520,14 @@ def timed_figures(data: Data) -> Iterator[tuple[str, str]]:
         ]
         if ends[0] and ends[1]:
             yield name, times(ends[1]["ns"]["median"] / ends[0]["ns"]["median"])
-    spreads = [
-        each["init"]["high"] / each["init"]["low"]
-        for each in records(data, "matrix", machine=machine)
-        if each["init"]["low"]
-    ]
-    if spreads:
-        yield "init_spread", times(max(spreads))
+    for name, where in (("init_spread", machine), ("second_spread", "second")):
+        spreads = [
+            each["init"]["high"] / each["init"]["low"]
+            for each in records(data, "matrix", machine=where)
+            if each["init"]["low"]
+        ]
+        if spreads:
+            yield name, times(max(spreads))
     lines = curves(data["native"].get("switch", {}).get("rows", []))
     for name, whose in (("native_local", "kfiber local"), ("native_swapcontext", "swapcontext")):
         if point := lines.get(whose, {}).get(512):
@@ -454,10 +541,12 @@ def summary(data: Data) -> str:
     return (
         f"![{picture.text}](docs/report/{picture.name}.svg)\n\n"
         "Version 2 of the reference report looks for the running fiber among all fibers, so its "
-        f"work grows with their number: the report has {found['report_512']} times version 1's at "
-        f"512 fibers and {found['report_1024']} at 1,024, here it is {found['work_512']} and "
-        f"{found['work_1024']}, counted in instructions. Our engines find it "
-        "without a search. `make report` measures all of it anew and writes "
+        f"work grows with their number. The reference report measured {found['report_512']} times "
+        f"the work of version 1 with 512 fibers and {found['report_1024']} times with 1,024. We "
+        f"count {found['work_512']} and {found['work_1024']} times the instructions; the chart "
+        f"has the emulated machine's times, which are {found['time_512']} and {found['time_1024']} "
+        "times version 1's. Our engines "
+        "find the running fiber without a search. `make report` repeats the measurement and writes "
         "[the whole comparison](docs/report.md).\n"
     )
 
@@ -473,6 +562,7 @@ def sections(data: Data) -> Iterator[str]:
     about = data["about"]
     here = main_machine(data)
     drawn = {each.name: each for each in pictures(data)}
+    found = figures(data)
     yield "<!-- Written by `make report` from report/data.json: change neither by hand. -->\n"
     yield "# The reference report's comparison, repeated\n"
     yield (
@@ -487,10 +577,7 @@ def sections(data: Data) -> Iterator[str]:
         f"It was run on {about['date']} with the sources of commit `{about['source']}` and took "
         f"{number(about['minutes'])} minutes.\n"
     )
-    yield table(
-        ["machine", "what"],
-        [[name, machine_text(each)] for name, each in data["machines"].items()],
-    ).replace("---:", "---")
+    yield machines(data)
     yield "## The report's matrix\n"
     if data["matrix"]:
         yield (
@@ -511,8 +598,9 @@ def sections(data: Data) -> Iterator[str]:
                 data, here,
                 f"The report's bars are of its {machine} machine ({reference.MACHINES[machine]}, "
                 f"{reference.CALLS:,} calls a fiber, no repeats stated). All bars are multiples of "
-                "version 1 with 512 fibers in one process on the same machine. Our work is without "
-                "suspension. Here:",
+                "version 1 with 512 fibers in one process on the same machine, on a logarithmic "
+                f"scale.{' Our work is without suspension.' * name.startswith('work')} Here:",
+                spread=False,
             )  # fmt: skip
         yield from matrix(data, here)
     if any(records(data, "matrix", machine="counted")):
@@ -531,7 +619,8 @@ def sections(data: Data) -> Iterator[str]:
     if data["switching"]:
         yield "## The rate of switches\n"
         yield (
-            "The workload above reads storage thousands of times for each switch. Here fibers do "
+            f"In the workload above a fiber reads storage {found['reads']} times and switches "
+            f"{found['switches']} times. Here fibers do "
             "nothing but switch to random others. A switch to a fiber that another thread runs is "
             "refused and not counted; its time is.\n"
         )
@@ -544,9 +633,10 @@ def sections(data: Data) -> Iterator[str]:
         yield operations(data)
         yield counted_caption(
             data,
-            "Raw requests, by the look-up (hash is version 1, scan is version 2) and the number of "
-            "fibers. A request of a fiber is measured in each fiber of a ring, and the figure is "
-            "the mean; with hash and scan it is also the mean of several loads of the module.",
+            "Raw requests, seen from user mode, by the look-up (hash is version 1, scan is version "
+            "2) and the number of fibers. FLS is fiber-local storage. A request of a fiber is "
+            "measured in each fiber of a ring, and the figure is the mean; with hash and scan it "
+            "is also the mean of several loads of the module.",
             exact=False,
         )
         yield show(drawn["requests"])
@@ -560,20 +650,33 @@ def sections(data: Data) -> Iterator[str]:
         yield counted_caption(
             data,
             "One switch of engine `kernel` with the direct look-up, stepped through by the "
-            "emulator's debugger interface from the kernel's first instruction to its last.",
+            "emulator's debugger interface from the kernel's first instruction to its last. The "
+            "table above has more for a switch because it is seen from user mode, whose own "
+            "instructions it contains.",
         )
     if data["others"]:
         yield "## What others pay\n"
         yield others(data)
         yield counted_caption(
-            data, "A switch of the CPU between two threads that yield, the median of 2,001."
+            data,
+            "A switch of the CPU between two threads that yield, the median of 2,001. A "
+            "status table is the memory that engine `mapped` shares with the module.",
         )
     yield "## User level, on the machine itself\n"
+    if data["native"]:
+        yield (
+            "In a ring each fiber switches to the next one. *asm* is a switch written by hand. "
+            "*switch only* saves and restores the registers; *same work* also takes the fiber "
+            "against other threads, reads the clock and counts, as libfiber's switch does. *With "
+            "the hint* a fiber names the one after the next beforehand, so that the processor can "
+            "fetch its memory (`fiber_prefetch()`). [measurements.md](measurements.md) has more on "
+            "what each program does.\n"
+        )
     if "native" in drawn:
         yield show(drawn["native"])
     yield from natively(data)
     text = DISCUSSION.read_text().split("-->\n", 1)[1]
-    yield text.strip().format_map(figures(data)) + "\n"
+    yield text.strip().format_map(found) + "\n"
     if data["missing"]:
         yield "## What is missing\n"
         yield table(["what", "why"], [[e["what"], e["why"]] for e in data["missing"]]).replace(

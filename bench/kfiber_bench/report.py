@@ -60,9 +60,9 @@ MODES = {
     "quick": Mode(
         calls=5,
         repeats=5,
-        sizes=(128, 1024, 4096),
+        sizes=(128, 512, 2048),
         seconds=0.05,
-        counted=SIZES[:-1],
+        counted=SIZES[:4],
         counted_calls=5,
         second=((512,), (1,)),
         native_fibers=(2, 512, 1024),

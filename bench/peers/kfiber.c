@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* libfiber, by its public names alone. Which engine, KFIBER_ENGINE says. */
+/*
+ * libfiber, by its public names alone. Which engine, KFIBER_ENGINE says. With -DPEER_RIVAL a second
+ * thread is a fiber as well and sleeps, so that switches have to exclude it.
+ */
 #include <errno.h>
 #include <fiber.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "peer.h"
 
@@ -17,9 +22,9 @@ static void kfiber_body(void *unused)
 	peer_body();
 }
 
-static void peer_begin(struct peer_fiber *self)
+static void convert(fiber_id_t *id)
 {
-	int err = fiber_convert(0, &self->id);
+	int err = fiber_convert(0, id);
 
 	if (err) {
 		errno = err;
@@ -28,9 +33,33 @@ static void peer_begin(struct peer_fiber *self)
 	}
 }
 
+#ifdef PEER_RIVAL
+static _Noreturn void *rival(void *ready)
+{
+	convert(NULL);
+	pthread_barrier_wait((pthread_barrier_t *)ready);
+	for (;;)
+		pause();
+}
+#endif
+
+static void peer_begin(struct peer_fiber *self)
+{
+#ifdef PEER_RIVAL
+	pthread_barrier_t ready;
+	pthread_t thread;
+
+	pthread_barrier_init(&ready, NULL, 2);
+	if (pthread_create(&thread, NULL, rival, &ready))
+		abort();
+	pthread_barrier_wait(&ready);
+#endif
+	convert(&self->id);
+}
+
 static int peer_create(struct peer_fiber *fiber)
 {
-	static const struct fiber_attr attr = { .stack_size = PEER_STACK };
+	static const struct fiber_attr attr = { .size = sizeof(attr), .stack_size = PEER_STACK };
 
 	errno = fiber_create(&fiber->id, kfiber_body, NULL, &attr);
 	return errno ? -1 : 0;

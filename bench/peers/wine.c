@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Windows' fibers by Wine; built by winegcc, with Wine's stacks. */
+/* Windows' fibers: by Wine, built by winegcc, with Wine's stacks; and by libfiber-windows. */
 #include <windows.h>
 
 #include "peer.h"

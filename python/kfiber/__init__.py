@@ -5,11 +5,22 @@ Layout:
 
     _native     fibers: the extension, in C; its stub is the reference
     aio         synchronous code in asyncio, on fibers
+    greenlet    greenlet's API on fibers, for gevent and all that knows no other
     errors      the error that a person is meant to read
-    stat        what can be known of a fiber from outside
+    info        what can be known of a fiber from outside
     proc        what /proc/PID/fiber says
     table       what the table of observations in a process' memory says
+    memory      the memory of another process; core: of a core file; stop: it stands still
+    frames      Python frames of fibers; unwind: native ones; stacks: both, of all fibers
+    gdb         commands for gdb: fibers and their backtraces
+    record      samples over some time; profiles: their formats
+    rates       who used the time between two looks
+    holds       who holds a thread for long
+    screen      kfiber top on a terminal
+    metrics     fibers for Prometheus
     render      fibers as a table, JSON or Prometheus text
+    cache       the cache folder, and locks in it
+    hint        command lines for hints of errors, for this machine
     module      the kernel module: build, load, unload, status
     vm          a command run inside a virtual machine with the module loaded
     cli         the command `kfiber`, one file a verb
@@ -18,6 +29,7 @@ Layout:
 The extension is loaded when a name of it is first used: the tools work where it does not.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
         FiberRunningError,
         FiberStats,
         Local,
+        adopt,
         attach,
         current,
         engine,
@@ -40,7 +53,9 @@ if TYPE_CHECKING:
         pin,
         root,
         set_engine,
+        set_observer,
     )
+    from kfiber.holds import watch
 
 __all__ = [
     "Fiber",
@@ -53,6 +68,7 @@ __all__ = [
     "FiberStats",
     "Local",
     "__version__",
+    "adopt",
     "attach",
     "current",
     "engine",
@@ -60,16 +76,29 @@ __all__ = [
     "pin",
     "root",
     "set_engine",
+    "set_observer",
+    "watch",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "watch":
+        from kfiber.holds import watch
+
+        globals()["watch"] = watch
+        return watch
     from kfiber import _native
 
+    if _native.__file__ is None:
+        # The folder of its sources: a checkout that was not built for this Python.
+        raise ImportError(
+            f"kfiber's extension is not built for {sys.executable}; "
+            "hint: make build in a checkout, or pip install . with this Python"
+        )
     for each in __all__:
-        if each != "__version__":
+        if each not in ("__version__", "watch"):
             globals()[each] = getattr(_native, each)
     return globals()[name]
 

@@ -23,9 +23,9 @@ threads, not the fibers of one thread, and must be released on the thread that t
 `pin()`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
-from types import FrameType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any, Final, Literal, TypeAlias, final
 
 from _typeshed import structseq
@@ -115,22 +115,39 @@ class Fiber:
         stack_size: int | None = None,
         context: Context | None = None,
         parent: Fiber | None = None,
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """A new fiber that will call `target(*args)`; `functools.partial` gives it keywords.
+        """A new fiber that will call `target(*args, **kwargs)`.
 
         `name` is shown by all tools; the kernel and the status table keep its first 63 bytes in
         UTF-8, cut between characters, and `Fiber.name` keeps all. Default: the target's qualified
         name. `stack_size` is in bytes, at least 64 KiB (what is less than 256 KiB becomes that from
-        3.13 on), 1 MiB by default; memory is taken as it is used, recursion is limited by it. Up to
-        3.13 a level of recursion in C counts as 1 KiB. Where it takes more, as through
-        `list.sort(key=...)`, RecursionError may come too late: choose a larger stack.
+        3.13 on), 8 MiB by default, as a thread's; memory is taken as it is used, recursion is
+        limited by it. Up to 3.13 a level of recursion in C counts as 1 KiB. Where it takes more,
+        as through `list.sort(key=...)`, RecursionError may come too late on a small stack; an
+        overflow is named on standard error then.
         `context` is what context variables are looked up in, default: a copy of the creator's.
-        `parent` gets the target's value: default: the creator.
+        Only one fiber, or `Context.run()`, is in a Context at a time: RuntimeError by the first
+        switch(). `parent` gets the target's value: default: the creator.
+
+        A subclass may have an `__init__` of its own, with any parameters, which calls
+        `super().__init__(target, ...)` with these, once; until then its fiber cannot be used.
 
         TypeError, ValueError: wrong arguments. FiberLimitError: too many. MemoryError.
-        FiberError: the engine is not there.
+        FiberError: the engine is not there. RuntimeError: a second `__init__`.
         """
 
+    def __init__(
+        self,
+        target: Callable[[Unpack[_Ts]], Any],
+        /,
+        *args: Unpack[_Ts],
+        name: str | None = None,
+        stack_size: int | None = None,
+        context: Context | None = None,
+        parent: Fiber | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None: ...
     def switch(self, value: Any = None, /) -> Any:
         """Leaves the calling fiber and goes on with this one.
 
@@ -146,9 +163,45 @@ class Fiber:
         the thread's locals are cleared or the interpreter has ended its threads.
         """
 
-    def throw(self, error: BaseException | type[BaseException], /) -> Any:
-        """As switch(), but raises `error` there. A new fiber finishes by it without running."""
+    def throw(
+        self,
+        error: BaseException | type[BaseException],
+        value: object = None,
+        traceback: TracebackType | None = None,
+        /,
+    ) -> Any:
+        """As switch(), but raises `error` there. A new fiber finishes by it without running.
 
+        The forms are those of a generator: an exception, or a class with its argument or arguments
+        (a tuple), and its traceback. TypeError: it is none of these.
+        """
+
+    def kill(self) -> None:
+        """Ends the fiber now, and returns when it has ended; nothing if it has finished.
+
+        FiberExit is raised in it. Meanwhile it may not leave, and what it raises in turn goes to
+        `sys.unraisablehook`, not to the caller. A new fiber finishes without running.
+
+        FiberRunningError: it runs, on the calling thread or another one. FiberPinnedError: it
+        belongs to another thread. FiberError: it is a thread's root.
+        """
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits until the fiber, which other threads run, has finished; returns whether it has.
+
+        The calling thread sleeps, with all its fibers, for at most `timeout` seconds; None: for
+        ever. ValueError: a negative timeout. FiberError: only the calling thread could run it.
+        """
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As join(), then returns what its target returned, or raises what that raised.
+
+        TimeoutError: it has not finished. FiberFinishedError: it was ended, or its thread was,
+        before its target was done. The parent gets value and exception all the same,
+        and the fiber keeps them as long as it lives.
+        """
+
+    def __bool__(self) -> bool: ...
     @property
     def id(self) -> int:
         """Unique in the process, never used again; what the tools show."""
@@ -165,6 +218,18 @@ class Fiber:
     def state(self) -> _State:
         """Of a fiber that other threads may run it is old news."""
     @property
+    def dead(self) -> bool:
+        """Whether it has finished. `bool(fiber)` is whether it has started and not finished."""
+    @property
+    def thread(self) -> int | None:
+        """`threading.get_ident()` of the thread that runs it, or ran it last.
+
+        None: it has never run, or that thread is no fiber any more.
+        """
+    @property
+    def context(self) -> Context | None:
+        """The Context that it is in, or will be. None: it has set no variable yet."""
+    @property
     def stats(self) -> FiberStats:
         """FiberFinishedError: it has finished."""
     @property
@@ -174,9 +239,16 @@ class Fiber:
     def stack_size(self) -> int:
         """In bytes; 0 for a root."""
 
-@final
+@disjoint_base
 class Local:
-    """Attributes that are each fiber's own, as those of `threading.local` are each thread's."""
+    """Attributes that are each fiber's own, as those of `threading.local` are each thread's.
+
+    A subclass may have an `__init__`, which is called with the same arguments in each fiber that
+    uses the object, and class attributes, properties and methods, which are the same for all.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """TypeError: arguments for a class without an `__init__`."""
 
     def __getattribute__(self, name: str, /) -> Any: ...
     def __setattr__(self, name: str, value: Any, /) -> None: ...
@@ -214,6 +286,8 @@ class pin:
         /,
     ) -> None: ...
 
+greenlet: ModuleType
+
 def current() -> Fiber:
     """The calling fiber."""
 
@@ -223,6 +297,15 @@ def root() -> Fiber:
 def fibers() -> list[Fiber]:
     """All fibers of the process that have not finished, the newest first."""
 
+def adopt() -> None:
+    """Makes the fibers that this process has by a fork() its own.
+
+    A child of os.fork() has all fibers that the parent had suspended. The child may resume them.
+    A fiber that it does not resume is not unwound when nobody refers to it any more, nor at the
+    child's end: its `finally` blocks are the parent's. After adopt() they run in the child, too:
+    `os.register_at_fork(after_in_child=kfiber.adopt)`. The fiber's kill() ends it in any case.
+    """
+
 def engine() -> str:
     """The engine in use: "kernel", "mapped" or "local". FiberError: none works."""
 
@@ -231,11 +314,34 @@ def set_engine(name: str, /) -> None:
     environment variable KFIBER_ENGINE, else "auto". ValueError: no such engine. FiberError: one is
     in use."""
 
+def set_observer(
+    function: Callable[[Fiber, Fiber], object] | None, /
+) -> Callable[[Fiber, Fiber], object] | None:
+    """Has `function(left, entered)` called after each switch, on the fiber that was entered.
+
+    For profilers and tracers that keep something for each fiber; `left.dead` means that it has
+    finished. None: nobody is called. Returns the former one, so that the new one can call it, too.
+    The switches of all threads are told, one thread's in their order. The function may not switch
+    (FiberError). What it raises goes to `sys.unraisablehook`, and it is not called again.
+    TypeError: not callable.
+    """
+
+def share_context(fiber: Fiber, /) -> None:
+    """Has a new fiber run in the caller's Context itself, which stays entered by the caller.
+
+    For schedulers that have entered it for the fiber, as a task of asyncio has: they must not run
+    it while somebody else uses the Context. TypeError: not a new fiber.
+    """
+
+def cycles() -> int:
+    """The processor's cycle counter, in which status tables count."""
+
 def swap() -> str:
     """How thread states are swapped: "fast", or "public" and why, in parentheses.
 
-    The fast way is taken on the releases of CPython that it is tested on. The environment variable
-    KFIBER_SWAP=public forces the other one. From 3.12 on that drops the GIL at each switch; on 3.12
-    a daemon thread that switches while the interpreter ends may abort the process, and from 3.13
-    on signals are handled only when the main thread's root runs.
+    The fast way is taken if all places where the interpreter notes its current thread state were
+    found in memory when the module was imported, as in the usual builds of each release. The
+    environment variable KFIBER_SWAP=public forces the other one. From 3.12 on that drops the GIL at
+    each switch; on 3.12 a daemon thread that switches while the interpreter ends may abort the
+    process.
     """

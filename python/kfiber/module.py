@@ -12,7 +12,6 @@ import hashlib
 import os
 import platform
 import re
-import shlex
 import shutil
 import stat
 import struct
@@ -20,11 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kfiber import hint
+from kfiber.cache import cache, locked
 from kfiber.errors import KfiberError
 
 DEVICE = Path("/dev/fiber")
@@ -39,34 +39,6 @@ _IOC_VERSION = 0xFB00
 _SOURCES = Path(__file__).parent
 
 _UNLOAD_SECONDS = 3.0
-
-
-def cache() -> Path:
-    """The user's cache folder of this project (XDG_CACHE_HOME, which counts if it is absolute)."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (home if home.is_absolute() else Path.home() / ".cache") / "kfiber"
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """One process at a time holds the lock file `path`; the others call `waiting`, and wait.
-
-    KfiberError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise KfiberError(
-            f"cannot write {path}: {error.strerror}; hint: set XDG_CACHE_HOME to a folder of yours"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _sources() -> list[Path]:
@@ -95,7 +67,7 @@ def running_build_dir() -> Path:
     if not os.access(build_dir / "Makefile", os.R_OK):
         raise KfiberError(
             f"no headers of the running kernel {release}, which building needs; "
-            f"hint: apt-get install linux-headers-{release}"
+            f"hint: {hint.install(f'linux-headers-{release}')}"
         )
     return build_dir
 
@@ -113,7 +85,7 @@ def build(build_dir: Path | None = None, release: str | None = None) -> Path:
     if release is None:
         release = platform.release()
     if not shutil.which("make"):
-        raise KfiberError("no make, which building needs; hint: apt-get install make gcc")
+        raise KfiberError(f"no make, which building needs; hint: {hint.install('make', 'gcc')}")
 
     target = cache() / "modules" / f"{release}-{_fingerprint(build_dir)}"
     product = target / "fiber.ko"
@@ -154,7 +126,7 @@ def _toolchain(build_dir: Path) -> list[str]:
         packages = sorted({_LLVM[tool] for tool in missing})
         raise KfiberError(
             f"cannot build the module: this kernel was built by clang, and {', '.join(missing)} "
-            f"cannot be found; hint: apt-get install {' '.join(packages)}"
+            f"cannot be found; hint: {hint.install(*packages)}"
         )
     return ["LLVM=1"]
 
@@ -178,16 +150,27 @@ def _compile(build_dir: Path, scratch: Path) -> Path:
     )
     if result.returncode:
         sys.stderr.write(result.stdout)
-        raise KfiberError(
-            "the module does not build against this kernel, see above; "
-            "hint: install the compiler that the kernel's headers ask for, or use another kernel"
-        )
+        why, advice = _why_not_built(result.stdout)
+        raise KfiberError(f"the module does not build against this kernel: {why}; hint: {advice}")
     return scratch / "kmod" / "fiber.ko"
 
 
-def _need_root(command: list[str], action: str) -> None:
+def _why_not_built(output: str) -> tuple[str, str]:
+    """What make's output says, and what helps."""
+    if "No space left on device" in output:
+        return f"the disk of {cache()} is full", "free some space, or set XDG_CACHE_HOME"
+    # Debian's headers name the compiler that built the kernel.
+    if missing := re.search(r"\b((?:gcc|clang)-\d+): (?:command )?not found", output):
+        return f"{missing[1]}, which built it, is not installed", hint.install(missing[1])
+    return "see above", "use a kernel that README.md lists"
+
+
+def _need_root(action: str, *words: str) -> None:
     if os.geteuid() != 0:
-        raise KfiberError(f"{action} needs root; hint: sudo {shlex.join(command)}")
+        raise KfiberError(
+            f"cannot {action} the module: that needs root; hint: "
+            f"{hint.as_root('module', action, *words)}"
+        )
 
 
 def _complaint(result: subprocess.CompletedProcess[str]) -> str:
@@ -198,7 +181,7 @@ def _complaint(result: subprocess.CompletedProcess[str]) -> str:
 def _tool(name: str) -> str:
     path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if path is None:
-        raise KfiberError(f"no {name}; hint: apt-get install kmod")
+        raise KfiberError(f"no {name}; hint: {hint.install('kmod')}")
     return path
 
 
@@ -280,22 +263,28 @@ def load(path: Path, wanted: Mapping[str, str] | None = None) -> None:
     """
     values = wanted or {}
     words = [f"{name}={value}" for name, value in values.items()]
+    _need_root("load", *words)
     command = [_tool("insmod"), str(path.resolve()), *words]
-    _need_root(command, "loading the module")
     check_parameters(path, values)
     result = subprocess.run(command, capture_output=True, text=True)
     if not result.returncode:
         return
-    why, hint = _complaint(result), "dmesg tells why"
+    why, advice = _complaint(result), "dmesg tells why"
     # As kmod words EINVAL and EEXIST.
     if values and re.search("invalid parameter", why, re.IGNORECASE):
         known = parameters(path)
         why = f"the module refused a value in {' '.join(words)}"
         told = (known.get(name.replace("-", "_")) for name in values)
-        hint = "; ".join(f"{each.name}: {each.description}" for each in told if each)
+        advice = "; ".join(f"{each.name}: {each.description}" for each in told if each)
     elif SYSFS.exists() and "File exists" in why:
-        why, hint = "it is loaded already", "kfiber module unload"
-    raise KfiberError(f"loading the module failed: {why}; hint: {hint}")
+        known = parameters(path)
+        have = " ".join(
+            f"{name}={value}"
+            for name, value in _parameters().items()
+            if name in known and not known[name].read_only
+        )
+        why, advice = f"it is loaded already, with {have}", hint.as_root("module", "unload")
+    raise KfiberError(f"loading the module failed: {why}; hint: {advice}")
 
 
 @dataclass(frozen=True)
@@ -389,9 +378,11 @@ def unload() -> None:
     Each look into /proc/PID, by anybody, uses it for an instant; so this tries for a few seconds.
     """
     if not SYSFS.exists():
-        raise KfiberError("the module is not loaded; hint: kfiber module load")
+        raise KfiberError(
+            f"the module is not loaded; hint: {hint.as_root('module', 'load')} loads it"
+        )
+    _need_root("unload")
     command = [_tool("rmmod"), "fiber"]
-    _need_root(command, "unloading the module")
     deadline = time.monotonic() + _UNLOAD_SECONDS
     result = subprocess.run(command, capture_output=True, text=True)
     while result.returncode and "in use" in result.stderr and time.monotonic() < deadline:
@@ -458,8 +449,12 @@ def _parameters() -> dict[str, str]:
 
 
 def status() -> Status:
-    """Looks. The calling process has an entry in the module from then on, if it is loaded."""
+    """Reads the counters, then opens the device.
+
+    The calling process has an entry in the module from then on, if it is loaded.
+    """
     users = _attribute(SYSFS / "refcnt")
+    parameters = _parameters()
     abi, denied = _ask_abi()
     may = access()
     return Status(
@@ -470,5 +465,5 @@ def status() -> Status:
         version=_attribute(SYSFS / "version"),
         abi=abi,
         users=int(users) if users is not None else None,
-        parameters=_parameters(),
+        parameters=parameters,
     )

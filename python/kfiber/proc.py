@@ -7,13 +7,13 @@ Engine `local` publishes its fibers in a status table in the memory of the proce
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from kfiber import table
+from kfiber import hint, table
 from kfiber.errors import KfiberError
-from kfiber.stat import Fiber
+from kfiber.info import FiberInfo
 
 PROC = Path("/proc")
 # What looking at something says that ended a moment ago.
@@ -34,12 +34,12 @@ def unescape(name: str) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def parse(pid: int, fiber_id: int, text: str) -> Fiber:
-    """A fiber's file as a `Fiber`. Unknown keys are passed over. KfiberError: one is missing."""
+def parse(pid: int, fiber_id: int, text: str) -> FiberInfo:
+    """A fiber's file as a FiberInfo; unknown keys are passed over. KfiberError: one is missing."""
     lines = (line.partition(": ") for line in text.splitlines())
     values: Mapping[str, str] = {key.rstrip(":"): value for key, _, value in lines}
     try:
-        return Fiber(
+        return FiberInfo(
             pid=pid,
             id=fiber_id,
             name=unescape(values["Name"]),
@@ -63,7 +63,7 @@ def parse(pid: int, fiber_id: int, text: str) -> Fiber:
     except KeyError as error:
         raise KfiberError(
             f"no line {error.args[0]!r} in the file of fiber {fiber_id} of process {pid}, so "
-            "the module and this package differ; mend: kfiber doctor"
+            "the module and this package differ; hint: kfiber doctor"
         ) from None
 
 
@@ -80,29 +80,31 @@ def _fallback(proc: Path) -> Iterator[tuple[int, int, str]]:
                 yield int(head[1]), int(head[2]), block[head.end() :]
 
 
-def fibers(pid: int, *, proc: Path = PROC) -> list[Fiber]:
+def fibers(pid: int, *, proc: Path = PROC) -> list[FiberInfo]:
     """The fibers of a process, by id; none if it has none.
 
     Fibers that vanish meanwhile are left out. NoProcessError: there is no such process, or it may
     not be looked at: /proc is mounted with hidepid, or the table is in somebody else's memory.
     """
     try:
-        found = _kernels(pid, proc)
+        found = of_module(pid, proc)
         # Everybody may see the kernel's, but not everybody's memory.
         with suppress(*_VANISHED, *((PermissionError,) if found else ())):
             found += table.fibers(proc / str(pid))
     except PermissionError:
         raise NoProcessError(
-            f"process {pid} is hidden from you (hidepid, or its memory is not yours to read); "
-            f"mend: sudo kfiber ps {pid}"
+            f"cannot look at process {pid}: it is hidden from you (hidepid), or its memory is; "
+            f"hint: {hint.to_see('ps', str(pid))}"
         ) from None
     if not found and not (proc / str(pid)).exists():
-        raise NoProcessError(f"no process {pid}; mend: kfiber ps lists those")
+        raise NoProcessError(
+            f"cannot look at process {pid}: there is none; hint: kfiber ps lists those with fibers"
+        )
     return sorted(found, key=lambda fiber: fiber.id)
 
 
-def _kernels(pid: int, proc: Path) -> list[Fiber]:
-    """The fibers that the module knows."""
+def of_module(pid: int, proc: Path = PROC) -> list[FiberInfo]:
+    """The fibers of a process that the module knows: engines `kernel` and `mapped`."""
     found = []
     try:
         for entry in (proc / str(pid) / "fiber").iterdir():
@@ -113,7 +115,7 @@ def _kernels(pid: int, proc: Path) -> list[Fiber]:
     return found
 
 
-def all_fibers(report: Callable[[KfiberError], None], *, proc: Path = PROC) -> list[Fiber]:
+def all_fibers(report: Callable[[KfiberError], None], *, proc: Path = PROC) -> list[FiberInfo]:
     """The fibers of all processes that may be seen, by pid and id.
 
     Processes that end meanwhile are left out. `report` is told of those that cannot be read.
@@ -126,6 +128,36 @@ def all_fibers(report: Callable[[KfiberError], None], *, proc: Path = PROC) -> l
             except table.VersionError as error:
                 report(error)
     return found
+
+
+def fibers_of(
+    pids: Iterable[int], report: Callable[[KfiberError], None], *, proc: Path = PROC
+) -> list[FiberInfo]:
+    """The fibers of these processes. `report` is told of those that cannot be read."""
+    found = []
+    for pid in pids:
+        try:
+            found += fibers(pid, proc=proc)
+        except KfiberError as error:
+            report(error)
+    return found
+
+
+def command(pid: int, *, proc: Path = PROC) -> str:
+    """The name of the program that the process runs, 15 bytes at most; "" if it has ended."""
+    try:
+        return (proc / str(pid) / "comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+
+
+def has_ended(pid: int, *, proc: Path = PROC) -> bool:
+    """Whether there is nothing left of it, or nothing but what its parent has not fetched yet."""
+    try:
+        stat = (proc / str(pid) / "stat").read_text(errors="surrogateescape")
+    except _VANISHED:
+        return True
+    return stat.rpartition(")")[2].split()[0] in ("Z", "X")
 
 
 def _has_fibers(process: Path) -> bool:

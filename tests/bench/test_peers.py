@@ -14,6 +14,7 @@ BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).resolve().parents[2] 
 EVERY = [
     *peers.PEERS,
     peers.Peer("kfiber", "kfiber", engine="local"),
+    peers.Peer("windows", "SwitchToFiber", engine="local"),
     peers.Peer("kfiber_hint", "kfiber, hint", engine="local"),
 ]
 every_peer = pytest.mark.parametrize("peer", EVERY, ids=lambda peer: peer.program)

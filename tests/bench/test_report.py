@@ -78,6 +78,62 @@ def test_what_the_texts_say_is_so():
             assert ns[0] == min(ns)
 
 
+@committed
+def test_each_caption_says_where_and_how():
+    found = data.load()
+    text = data.PAGE.read_text()
+    captions = re.findall(r"^\*[^*\n].*\*$", text, re.MULTILINE)
+    tables = len(re.findall(r"^\| ---", text.split("## Discussion")[0], re.MULTILINE))
+    pictures = text.count("![")
+    # The four tables of a matrix have one in common; those of machines and of ratios have none.
+    assert len(captions) >= pictures + tables - 2 - 2 * 3 - 4
+    for each in captions:
+        assert each.endswith(f"`{found['about']['command']}`*")
+        assert re.search(r"Linux \d", each), each
+        assert "emulated" in each, each
+        assert re.search("intervals|instructions, the same|quartiles|no spread", each), each
+
+
+@committed
+def test_what_a_fiber_does_is_said_in_one_way():
+    text = " ".join(data.PAGE.read_text().split())
+    first = text.split("## The matrix on another kernel")[0]
+    (reads,) = set(re.findall(r"reads its storage ([\d,]+ to [\d,]+) times", text))
+    assert f"reads storage {reads} times" in text
+    (switches,) = re.findall(r"and switches ([\d,]+ to [\d,]+) times", first)
+    assert f"it switches {switches} times here" in text
+
+
+@committed
+def test_the_reads_explain_what_the_discussion_says_they_explain():
+    figures = page.figures(data.load())
+    for size in (512, 1024):
+        reads, work = float(figures[f"gets_{size}"]), float(figures[f"grows_{size}"])
+        assert abs(reads - work) < data.BUCKETS * work
+
+
+@committed
+def test_the_safety_page_has_the_reports_figures():
+    figures = page.figures(data.load())
+    text = " ".join((ROOT / "docs/safety.md").read_text().split())
+    assert (
+        f"about {figures['fibers_add']} instructions there, {figures['attached_adds']} for those "
+        "with engine `mapped`"
+    ) in text
+    assert f"pay {figures['loaded_adds']} as long as the module is loaded" in text
+    assert int(figures["switch_all"]) < 800
+    assert "under 800 instructions" in text
+
+
+def test_one_pass_has_no_spread_and_says_so():
+    found = {"about": {"command": "make report"}, "native": {}}
+    environment = {"kernel": "6.18.0", "machine": "a processor, 1 passes"}
+    one = page.native_caption(found, environment)
+    assert "a processor, one pass; no spread" in one
+    more = page.native_caption(found, {**environment, "machine": "a processor, 11 passes"})
+    assert "11 passes; medians of the passes" in more
+
+
 def test_the_references_ratios():
     assert page.times(reference.ratio("physical", (512, 1))) == "5.78"
     assert page.times(reference.ratio("physical", (1024, 1))) == "13.7"
@@ -168,6 +224,8 @@ def test_pictures_need_no_font_and_follow_the_page(tmp_path):
         assert "path" in tags
         assert not tags & {"text", "image", "font"}
         assert "prefers-color-scheme: dark" in text
+        # Each colour is one that turns round, hatches and their ground included.
+        assert not re.search(r'(fill|stroke)="#', text)
         assert "var(--ink" in text
         # Black, white and grey only.
         colours = set(re.findall(r"#[0-9a-f]{6}\b", text))

@@ -34,39 +34,14 @@ def test_the_version_is_printed():
     assert kfiber("--version").stdout == "kfiber 0.1.0\n"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["fly"],
-        ["ps", "x"],
-        ["module", "load", "novalue"],
-        ["module", "load", "--mode", "0777"],
-        ["module", "load", "--mode", "0400"],
-        ["module", "load", "--mode", "rw"],
-        ["vm", "run", "--parameter", "novalue", "--", "true"],
-        ["vm", "run", "--kernel", "5.4", "--", "true"],
-    ],
-)
-def test_a_wrong_line_exits_with_2(arguments):
-    assert kfiber(*arguments).returncode == 2
-
-
 def test_an_error_is_one_line_and_a_status(capsys):
-    assert main(["ps", "99999999"]) == 1
+    assert main(["watch", "4194304"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "kfiber: no process 99999999; mend: kfiber ps lists those\n"
-
-
-def test_without_a_module_ps_says_so(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("kfiber.proc.PROC", tmp_path)
-    monkeypatch.setattr("kfiber.proc.all_fibers", lambda report: [])
-    monkeypatch.setattr("kfiber.module.SYSFS", tmp_path / "none")
-    assert main(["ps"]) == 1
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert "hint: sudo kfiber ps" in err
+    assert err == (
+        "kfiber: cannot look at process 4194304: there is none; "
+        "hint: kfiber ps lists those with fibers\n"
+    )
 
 
 def test_a_closed_pipe_is_no_crash():
@@ -134,3 +109,23 @@ def test_status_is_json_too():
     run = kfiber("module", "status", "--json")
     status = json.loads(run.stdout)
     assert run.returncode == (0 if status["usable"] else 1)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["ps"], ["ps", "--json"], ["doctor"]])
+@pytest.mark.parametrize("output", [">/dev/full", ">&-", ">&- 2>&-", "| true"])
+def test_no_output_makes_a_traceback(words, output, program):
+    if words[0] == "ps":
+        # Without fibers there would be nothing to write.
+        words = [*words, str(program)]
+    run = subprocess.run(
+        ["sh", "-c", f'"$@" {output}', "sh", sys.executable, "-m", "kfiber", *words],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+    )
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    if output == ">/dev/full":
+        assert run.returncode == 1
+        assert "kfiber: output: No space left on device" in run.stderr

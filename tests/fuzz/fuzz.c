@@ -97,7 +97,7 @@ static unsigned long supervise(double limit)
 		pid_t pid;
 
 		if (now() > limit && !ending_now) {
-			note("the time is over; mend: fewer --calls or more --seconds", 0, 0, 0);
+			note("the time is over; hint: fewer --calls or more --seconds", 0, 0, 0);
 			enough = true;
 		}
 		if (enough) {
@@ -312,7 +312,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (access(FIBER_DEVICE, R_OK | W_OK)) {
-		fprintf(stderr, "fuzz: no " FIBER_DEVICE "; mend: load the module, or run this in "
+		fprintf(stderr, "fuzz: no " FIBER_DEVICE "; hint: load the module, or run this in "
 				"`kfiber vm run`\n");
 		return 2;
 	}

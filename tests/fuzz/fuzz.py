@@ -88,7 +88,7 @@ def replay(args: argparse.Namespace, seed: int, calls: int) -> str:
 def in_guest(args: argparse.Namespace) -> int:
     """Runs this file in the guest, and says how a failure is replayed."""
     if not PROGRAM.exists():
-        print(f"fuzz: no {PROGRAM}; mend: make build", file=sys.stderr)
+        print(f"fuzz: no {PROGRAM}; hint: make build", file=sys.stderr)
         return 2
     limit = 120 + args.calls / SLOWEST + 30 * args.calls / args.load_calls
     words = ["--seed", str(args.seed), "--calls", str(args.calls)]

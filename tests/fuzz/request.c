@@ -178,7 +178,7 @@ static void fill_name(char *name, uint64_t random)
 /* Makes one field one that must be refused. */
 static void spoil(struct fiber_create *args, uint64_t random)
 {
-	switch (random % 10) {
+	switch (random % 11) {
 	case 0:
 		args->flags |= (uint32_t)(random >> 32) | 0x20;
 		break;
@@ -208,6 +208,9 @@ static void spoil(struct fiber_create *args, uint64_t random)
 		break;
 	case 9:
 		args->stack_size = UINT64_C(0x7ffffffff001) - args->stack_start;
+		break;
+	case 10:
+		args->start = (random | UINT64_C(1) << 63) >> (random >> 32 & 15);
 		break;
 	}
 }

@@ -171,11 +171,15 @@ static char *moved(char *start, size_t length)
 static void maps_anew(uint64_t random)
 {
 	size_t length = (random % (LENGTH / 4096) + 1) * 4096, half = length / 4096 / 2 * 4096;
-	char *start = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
+	/* Mostly all from the head on, else a part that may reach beyond the end. */
+	off_t offset = random >> 41 & 3 ? 0 : (off_t)(random >> 43) % (off_t)(LENGTH / 4096) * 4096;
+	char *start = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, device, offset);
 
-	if (start == MAP_FAILED)
+	if ((start == MAP_FAILED) != ((size_t)offset + length > LENGTH))
 		fail("mmap: %s", strerrorname_np(errno));
-	if (random >> 32 & 1)
+	if (start == MAP_FAILED)
+		return;
+	if (!offset && random >> 32 & 1)
 		start[random % 4096] = (char)random;
 	if (!mprotect(start, length, PROT_READ | PROT_EXEC))
 		fail("the table became executable");

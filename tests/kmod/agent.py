@@ -32,7 +32,7 @@ _SYS_TGKILL = 234
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CONVERT = struct.Struct("<IIQ")
-CREATE = struct.Struct("<IIQQQQ64sQ")
+CREATE = struct.Struct("<IIQQQQ64sQQ")
 SET_NAME = struct.Struct("<IIQ64s")
 FLS = struct.Struct("<IIQQ")
 SNAPSHOT = struct.Struct("<II11QIIII64s")
@@ -172,13 +172,15 @@ class Agent:
         assert answer.kind == "done" and answer.result <= 0
         return -answer.result, answer.data
 
-    def _result(self, slot, number, argument, fields, where, *, times=1, tail=b""):
-        """The same for one that fills the last field."""
+    def _result(self, slot, number, argument, fields, where, *, times=1, tail=b"", filled=-1):
+        """The same for one that fills a field, the last one by default."""
         err, data = self._pointer(slot, number, argument.pack(*fields) + tail, where, times)
         if err:
             return err, None
-        *same, value = argument.unpack_from(data)
-        assert same == list(fields[:-1])
+        values, wanted = list(argument.unpack_from(data)), list(fields)
+        value = values.pop(filled)
+        wanted.pop(filled)
+        assert values == wanted
         assert data[argument.size :] == tail
         return 0, value
 
@@ -221,9 +223,9 @@ class Agent:
         number, tail = sized(CREATE, create.size)
         fields = (
             *(number, create.flags, create.entry, create.arg),
-            *(create.stack_start, create.stack_size, create.name, POISON),
+            *(create.stack_start, create.stack_size, create.name, POISON, 0),
         )
-        return self._result(slot, IOC_CREATE, CREATE, fields, where, tail=tail)
+        return self._result(slot, IOC_CREATE, CREATE, fields, where, tail=tail, filled=-2)
 
     def switch(self, slot, id, alternate=False):
         answer = self._ask(slot, "alternate" if alternate else "switch", id)

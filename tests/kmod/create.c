@@ -67,6 +67,22 @@ static void note_argument(void *arg)
 	CHECK_OK(fiber_switch(1));
 }
 
+/* A library's own code before the function that tools show. */
+TEST(it_may_begin_elsewhere_than_shown)
+{
+	struct fiber_create args = good_arguments();
+	uint64_t id;
+
+	convert(0);
+	args.start = (uintptr_t)note_argument;
+	args.arg = POISON;
+	CHECK_OK(try_create(&args, &id));
+	CHECK_EQ(proc_number(id, "Initial entry point"), (uintptr_t)idle);
+	CHECK_EQ(proc_number(id, "Saved instruction pointer"), (uintptr_t)note_argument);
+	CHECK_OK(fiber_switch(id));
+	CHECK_EQ(seen, POISON);
+}
+
 TEST(argument_is_passed_whole)
 {
 	convert(0);
@@ -205,6 +221,14 @@ static struct refusal with_entry(uint64_t entry, int err)
 	return refusal;
 }
 
+static struct refusal with_start(uint64_t start)
+{
+	struct refusal refusal = { good_arguments(), EFAULT };
+
+	refusal.args.start = start;
+	return refusal;
+}
+
 static struct refusal with_stack(uint64_t start, uint64_t size, int err)
 {
 	struct refusal refusal = { good_arguments(), err };
@@ -232,6 +256,8 @@ TEST(bad_arguments_are_refused)
 		with_entry(UINT64_C(1) << 62, EFAULT),
 		with_entry(UINT64_C(0xffffffff81000000), EFAULT),
 		with_entry(UINT64_MAX, EFAULT),
+		with_start(end),
+		with_start(UINT64_MAX),
 		with_stack(0, STACK_SIZE, EFAULT),
 		with_stack(end - STACK_SIZE + 1, STACK_SIZE, EFAULT),
 		with_stack(end, STACK_SIZE, EFAULT),

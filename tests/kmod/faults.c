@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -185,7 +186,32 @@ static void all_allocations_fail(long (*attempt)(void), void (*undo)(void))
 /* Exit statuses; 1 is that of a failed check. */
 enum { NOTHING_FAILED = 0, OPEN_FAILED = 2, SOMETHING_ELSE_FAILED = 3 };
 
-static int open_nth;
+/* Which allocation of the child fails. */
+static int child_nth;
+
+/*
+ * Runs @attempt in a child for each allocation that it can make fail, until there is none left.
+ * Returns how many of them made the attempt fail.
+ */
+static int each_allocation_fails_in_a_child(void (*attempt)(void))
+{
+	int outcome = OPEN_FAILED, failures = 0;
+
+	injection_start();
+	for (child_nth = 1; child_nth < MOST_ALLOCATIONS && outcome != NOTHING_FAILED; child_nth++) {
+		int status;
+
+		counters_wait_none();
+		status = child_status(attempt);
+		CHECK(WIFEXITED(status));
+		outcome = WEXITSTATUS(status);
+		CHECK(outcome != 1 && outcome <= SOMETHING_ELSE_FAILED);
+		failures += outcome == OPEN_FAILED;
+	}
+	CHECK(outcome == NOTHING_FAILED);
+	counters_wait_none();
+	return failures;
+}
 
 /* In a process that has no entry yet. */
 static void open_once(void)
@@ -194,7 +220,7 @@ static void open_once(void)
 	int err;
 
 	injection_start();
-	fail_the(open_nth);
+	fail_the(child_nth);
 	device = open(FIBER_DEVICE, O_RDWR);
 	err = errno;
 	injected = has_failed();
@@ -215,22 +241,7 @@ static void open_once(void)
 
 TEST(first_open_without_memory)
 {
-	int outcome = OPEN_FAILED, failures = 0;
-
-	injection_start();
-	for (open_nth = 1; open_nth < MOST_ALLOCATIONS && outcome != NOTHING_FAILED; open_nth++) {
-		int status;
-
-		counters_wait_none();
-		status = child_status(open_once);
-		CHECK(WIFEXITED(status));
-		outcome = WEXITSTATUS(status);
-		CHECK(outcome != 1 && outcome <= SOMETHING_ELSE_FAILED);
-		failures += outcome == OPEN_FAILED;
-	}
-	CHECK(outcome == NOTHING_FAILED);
-	CHECK(failures > 0);
-	counters_wait_none();
+	CHECK(each_allocation_fails_in_a_child(open_once) > 0);
 }
 
 static long open_bytes, open_pages;
@@ -318,8 +329,6 @@ TEST(conversion_without_any_memory)
 		all_allocations_fail(attempt_convert, revert);
 }
 
-static int first_nth;
-
 /* The process's first makes what all of its fibers share. */
 static void convert_first(void)
 {
@@ -328,7 +337,7 @@ static void convert_first(void)
 
 	device = device_open();
 	injection_start();
-	fail_the(first_nth);
+	fail_the(child_nth);
 	err = try_convert(0, &attempt_id);
 	injected = has_failed();
 	if (err) {
@@ -347,20 +356,7 @@ static void convert_first(void)
 
 TEST(first_conversion_without_memory)
 {
-	int outcome = OPEN_FAILED;
-
-	injection_start();
-	for (first_nth = 1; first_nth < MOST_ALLOCATIONS && outcome != NOTHING_FAILED; first_nth++) {
-		int status;
-
-		counters_wait_none();
-		status = child_status(convert_first);
-		CHECK(WIFEXITED(status));
-		outcome = WEXITSTATUS(status);
-		CHECK(outcome != 1 && outcome <= SOMETHING_ELSE_FAILED);
-	}
-	CHECK(outcome == NOTHING_FAILED);
-	counters_wait_none();
+	each_allocation_fails_in_a_child(convert_first);
 }
 
 static long attempt_create(void)
@@ -486,6 +482,131 @@ TEST(requests_that_need_no_memory)
 	before.threads--;
 	before.fibers -= 2;
 	counters_wait(before);
+}
+
+static struct fiber_table *table;
+
+static struct fiber_slot *table_slots(void)
+{
+	return (void *)((char *)table + FIBER_TABLE_SLOTS_AT);
+}
+
+/* The kernel reads the byte: where there is none, write() gives EFAULT and no signal comes. */
+static bool readable(const void *address)
+{
+	int ends[2];
+	bool done;
+
+	CHECK(!pipe(ends));
+	done = write(ends[1], address, 1) == 1;
+	CHECK(done || errno == EFAULT);
+	close(ends[0]);
+	close(ends[1]);
+	return done;
+}
+
+static void *try_table(void)
+{
+	return mmap(NULL, FIBER_TABLE_SIZE(1024), PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
+}
+
+/* In a process that has none yet: without memory it has not chosen its engine either. */
+static void map_once(void)
+{
+	void *start;
+	bool injected;
+	int err;
+
+	device = device_open();
+	injection_start();
+	fail_the(child_nth);
+	start = try_table();
+	err = errno;
+	injected = has_failed();
+	if (start != MAP_FAILED) {
+		CHECK(!((struct fiber_table *)start)->magic);
+		_exit(injected ? SOMETHING_ELSE_FAILED : NOTHING_FAILED);
+	}
+	CHECK(injected);
+	CHECK_EQ((uint64_t)err, ENOMEM);
+	if (child_nth % 2)
+		CHECK_EQ(convert(0), 1);
+	else
+		CHECK(try_table() != MAP_FAILED);
+	_exit(OPEN_FAILED);
+}
+
+TEST(table_without_memory)
+{
+	CHECK(each_allocation_fails_in_a_child(map_once) > 1);
+}
+
+/* The allocations of a request that makes something new, in turn: some failures are harmless. */
+#define NEW_ALLOCATIONS 12
+
+/* Makes that allocation of the request fail. Returns whether the request gave ENOMEM. */
+static bool gives_enomem(int nth, unsigned long number, unsigned long argument)
+{
+	bool injected;
+	long err;
+
+	fail_the(nth);
+	err = request(device, number, argument);
+	injected = has_failed();
+	if (!err)
+		return false;
+	CHECK(injected);
+	CHECK_ERR(err, ENOMEM);
+	return true;
+}
+
+/* A commitment that fails at any of its pages adds none of them. */
+TEST(commitment_without_memory)
+{
+	unsigned long slots = 22;
+	int failures = 0;
+
+	device = device_open();
+	table = try_table();
+	CHECK(table != MAP_FAILED);
+	CHECK_OK(request(device, FIBER_IOC_COMMIT, slots));
+	injection_start();
+	for (int nth = 1; slots + 32 < 1024; nth = nth % NEW_ALLOCATIONS + 1) {
+		bool failed = gives_enomem(nth, FIBER_IOC_COMMIT, slots + 32);
+
+		CHECK(readable(&table_slots()[slots - 1]));
+		if (failed) {
+			failures++;
+			/* The page of the last slot holds up to 21 more. */
+			CHECK(!readable(&table_slots()[slots + 22]));
+			CHECK_OK(request(device, FIBER_IOC_COMMIT, slots + 32));
+		}
+		slots += 32;
+		CHECK(readable(&table_slots()[slots - 1]));
+	}
+	CHECK(failures > 5);
+}
+
+TEST(attachment_without_memory)
+{
+	int failures = 0, nth = 0;
+
+	device = device_open();
+	table = try_table();
+	CHECK(table != MAP_FAILED);
+	injection_start();
+	/* Each in a page of its own. */
+	for (unsigned long number = 1; number < FIBER_THREAD_AREAS; number += 64) {
+		nth = nth % NEW_ALLOCATIONS + 1;
+		if (gives_enomem(nth, FIBER_IOC_ATTACH, number)) {
+			failures++;
+			CHECK_ERR(request(device, FIBER_IOC_DETACH, 0), EPERM);
+			CHECK_OK(request(device, FIBER_IOC_ATTACH, number));
+		}
+		CHECK_OK(request(device, FIBER_IOC_DETACH, 0));
+	}
+	/* The thread, the block of areas and its page, at least. */
+	CHECK(failures >= 64 / NEW_ALLOCATIONS * 3);
 }
 
 /* Reads and lists without the C library's memory. */

@@ -19,17 +19,6 @@
 int device = -1;
 uint64_t fiber_switch_sp;
 
-static struct test *tests;
-
-void test_add(struct test *test)
-{
-	struct test **place = &tests;
-
-	while (*place)
-		place = &(*place)->next;
-	*place = test;
-}
-
 void check_failed(const char *file, int line, const char *format, ...)
 {
 	char text[1024];
@@ -387,7 +376,7 @@ void child_join(pid_t pid)
 		check_failed(__FILE__, __LINE__, "the child ended with status 0x%x", status);
 }
 
-static pid_t child_start(void (*run)(void))
+pid_t child_start(void (*run)(void))
 {
 	pid_t pid = fork();
 
@@ -533,7 +522,7 @@ int main(int argc, char **argv)
 	int failed = 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (test = tests; test; test = test->next) {
+	for (test = test_first(); test; test = test->next) {
 		if (list) {
 			puts(test->name);
 		} else if (argc == 1) {

@@ -22,29 +22,13 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "tests/registry.h"
 #include "uapi/fiber.h"
 
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
 
 /* What a failed request must leave in its outputs. */
 #define POISON UINT64_C(0xdeadbeefcafef00d)
-
-struct test {
-	const char *name;
-	void (*run)(void);
-	struct test *next;
-};
-
-void test_add(struct test *test);
-
-#define TEST(function)									\
-	static void function(void);							\
-	static struct test function##_test = { #function, function, NULL };		\
-	__attribute__((constructor)) static void function##_add(void)			\
-	{										\
-		test_add(&function##_test);						\
-	}										\
-	static void function(void)
 
 /* Both end the process: nothing after a failure is worth knowing. */
 __attribute__((noreturn, format(printf, 3, 4)))
@@ -143,11 +127,14 @@ __attribute__((noreturn)) void thread_exit_raw(void);
 /* The kernel's state letter of a thread of this process: R, S, D... */
 char thread_state(pid_t tid);
 
-/* Runs it in a forked child; fails unless that exits with 0. */
+/* Runs it in a forked child, for child_join(). */
+pid_t child_start(void (*run)(void));
+/* Fails unless the child exits with 0; skips if it has skipped. */
+void child_join(pid_t pid);
+/* Both. */
 void in_child(void (*run)(void));
 /* The same, giving the wait status. */
 int child_status(void (*run)(void));
-void child_join(pid_t pid);
 
 /* What follows "key: " in /proc/PID/fiber/ID; false: no such file or no such key. */
 #define PROC_LINE 512

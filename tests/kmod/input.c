@@ -41,7 +41,7 @@ TEST(structures_have_their_published_layout)
 {
 	CHECK_EQ(sizeof(struct fiber_convert), 16);
 	CHECK_EQ(offsetof(struct fiber_convert, id), 8);
-	CHECK_EQ(sizeof(struct fiber_create), 112);
+	CHECK_EQ(sizeof(struct fiber_create), 120);
 	CHECK_EQ(offsetof(struct fiber_create, name), 40);
 	CHECK_EQ(offsetof(struct fiber_create, id), 104);
 	CHECK_EQ(sizeof(struct fiber_name), 80);

@@ -81,7 +81,7 @@ TEST(a_failed_conversion_chooses_no_engine)
 	CHECK(start != MAP_FAILED);
 }
 
-TEST(only_shared_readable_and_from_the_start)
+TEST(only_shared_readable_and_within_the_largest_size)
 {
 	const int both = PROT_READ | PROT_WRITE;
 
@@ -89,7 +89,9 @@ TEST(only_shared_readable_and_from_the_start)
 	check_map_fails(device, LENGTH, both, MAP_PRIVATE, 0, EINVAL);
 	check_map_fails(device, LENGTH, both | PROT_EXEC, MAP_SHARED, 0, EINVAL);
 	check_map_fails(device, LENGTH + 4096, both, MAP_SHARED, 0, EINVAL);
-	check_map_fails(device, 4096, both, MAP_SHARED, 4096, EINVAL);
+	check_map_fails(device, 8192, both, MAP_SHARED, LENGTH - 4096, EINVAL);
+	check_map_fails(device, 4096, both, MAP_SHARED, LENGTH, EINVAL);
+	check_map_fails(device, 4096, both, MAP_SHARED, INT64_MAX & ~4095L, EINVAL);
 	/* None of them was one. */
 	CHECK_ERR(commit(1), EINVAL);
 	CHECK_ERR(attach(1), EINVAL);
@@ -184,6 +186,31 @@ TEST(what_is_not_committed_is_a_bus_error)
 	((volatile struct fiber_slot *)slots)[21].activations = 1;
 	CHECK_EQ(bus_errors, 2);
 	check_bus_error(&slots[43]);
+}
+
+TEST(parts_are_of_the_same_table)
+{
+	const size_t first = FIBER_TABLE_SIZE(64);
+	void *start, *rest;
+
+	CHECK(signal(SIGBUS, on_bus_error) != SIG_ERR);
+	device = device_open();
+	start = try_map(-1, LENGTH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	CHECK(start != MAP_FAILED);
+	/* Backwards: what is not there yet cannot be touched, wherever it is mapped. */
+	rest = mmap((char *)start + first, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		    device, (off_t)first);
+	CHECK(rest == (char *)start + first);
+	CHECK(mmap(start, first, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, device, 0) == start);
+	place(start);
+	CHECK_OK(commit(64));
+	CHECK_OK(attach(1));
+	check_bus_error(rest);
+	CHECK_OK(commit(128));
+	slots[100].id = 100;
+	CHECK(proc_exists(100));
+	CHECK(!munmap(rest, 8192));
+	CHECK(proc_exists(100));
 }
 
 TEST(committing_grows_and_keeps)
@@ -498,7 +525,7 @@ TEST(cpu_time_of_a_running_fiber)
 	CHECK_OK(attach(1));
 	show(1, FIBER_STATE_RUNNING, 1, "");
 	areas[1].fiber = 1;
-	areas[1].since = __rdtsc();
+	areas[1].since = slots[1].last_switch = __rdtsc();
 	areas[1].off_since = areas[1].off;
 	begin = thread_cpu_ns();
 	burn_ns(100000000);

@@ -706,6 +706,32 @@ def test_hidepid_2_hides_fibers_too(target, mount_proc):
     assert as_user(STRANGER, lambda: os.listdir(folder)) == ["1"]
 
 
+def test_hidepid_holds_for_open_directories_too(target, mount_proc):
+    """As it does for /proc/PID/task."""
+    place = mount_proc("hidepid=2") / str(target.pid)
+    names = {"fiber": "1", "task": str(target.pid)}
+    folders = {name: os.open(place / name, os.O_RDONLY | os.O_DIRECTORY) for name in names}
+
+    def look():
+        errors = set()
+        for folder, name in names.items():
+            try:
+                os.stat(name, dir_fd=folders[folder])
+            except OSError as error:
+                errors.add(error.errno)
+            else:
+                errors.add(0)
+        return errors
+
+    assert look() == {0}
+    assert as_user(STRANGER, look) == {errno.ENOENT}
+    target.do("ids", STRANGER)
+    target.do("dumpable", 1)
+    assert as_user(STRANGER, look) == {0}
+    for folder in folders.values():
+        os.close(folder)
+
+
 def test_hidepid_1_refuses(target, mount_proc):
     place = mount_proc("hidepid=1")
     folder = place / str(target.pid) / "fiber"

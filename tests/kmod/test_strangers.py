@@ -80,12 +80,22 @@ VIEWERS = {
         *("unshare", "--user", "--map-root-user"),
     ),
 }
+# A program whose path is longer than any link can tell.
+FAR_BELOW = """
+cd "$(mktemp -d)" && name=$(printf %0200d 0)
+for level in $(seq 24); do mkdir "$name" && cd -P "$name" || exit; done
+cp "$0" program && exec ./program "$@"
+"""
 # A target's prefix, and what it does before it is looked at.
 TARGETS = {
     "root's": ((), ()),
     "the user's": ((), (("ids", STRANGER), ("dumpable", 1))),
     "the user's, not dumpable": ((), (("ids", STRANGER),)),
     "in a namespace of root's": (("unshare", "--user", "--map-root-user"), ()),
+    "the user's, in a file far below": (
+        ("sh", "-c", FAR_BELOW),
+        (("ids", STRANGER), ("dumpable", 1)),
+    ),
     "in a namespace of the user's": ((*USER, "unshare", "--user", "--map-root-user"), ()),
 }
 

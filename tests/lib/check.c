@@ -11,14 +11,6 @@
 
 #define DEADLINE_MS 20000
 
-static struct test *tests;
-
-void test_add(struct test *test)
-{
-	test->next = tests;
-	tests = test;
-}
-
 void check_failed(const char *file, int line, const char *what)
 {
 	dprintf(STDERR_FILENO, "%s:%d: failed: %s\n", file, line, what);
@@ -124,7 +116,7 @@ void not_on(const char *engine, const char *reason)
 
 struct fiber_stat stat_of(fiber_id_t id)
 {
-	struct fiber_stat stat;
+	struct fiber_stat stat = FIBER_STAT_INIT;
 
 	CHECK_OK(fiber_get_stat(id, &stat));
 	return stat;
@@ -155,16 +147,5 @@ int delete_when_free(fiber_id_t id)
 
 int main(int argc, char **argv)
 {
-	struct test *test;
-
-	for (test = tests; test; test = test->next) {
-		if (argc == 2 && !strcmp(argv[1], test->name)) {
-			test->run();
-			return 0;
-		}
-	}
-	fprintf(stderr, "usage: %s TEST, where TEST is one of\n", argv[0]);
-	for (test = tests; test; test = test->next)
-		fprintf(stderr, "  %s\n", test->name);
-	return 2;
+	return test_main(argc, argv);
 }

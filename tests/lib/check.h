@@ -12,26 +12,11 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "../registry.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-struct test {
-	const char *name;
-	void (*run)(void);
-	struct test *next;
-};
-
-void test_add(struct test *test);
-
-#define TEST(function)									\
-	static void function(void);							\
-	static struct test function##_test = { #function, function, NULL };		\
-	__attribute__((constructor)) static void function##_add(void)			\
-	{										\
-		test_add(&function##_test);						\
-	}										\
-	static void function(void)
 
 /* Ends the process: nothing after a failure is worth knowing. */
 __attribute__((noreturn)) void check_failed(const char *file, int line, const char *what);

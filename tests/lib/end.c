@@ -95,8 +95,6 @@ static void ends_by(enum way how)
 		CHECK(starts == i);
 		while (stat_of(created).thread)
 			sleep_ms(1);
-		CHECK_ERR(fiber_switch(root), EOWNERDEAD);
-		CHECK_OK(fiber_delete(root));
 		CHECK_ERR(fiber_switch(root), ESRCH);
 	}
 	CHECK(destroyed == 2);
@@ -128,6 +126,73 @@ TEST(by_cancellation)
 	CHECK(starts == 3);
 	CHECK(cleanups == 2);
 	CHECK_OK(fiber_delete(created));
+}
+
+static void *enters_and_ends(void *arg)
+{
+	way = RETURN;
+	CHECK_OK(fiber_convert(0, &root));
+	CHECK_OK(fiber_key_set(key, &destroyed));
+	CHECK_RESULT(fiber_switch(*(fiber_id_t *)arg), 0);
+	return NULL;
+}
+
+/* Each leaves nothing behind: root fibers have the same few slots, the low bits of their ids. */
+TEST(thousands_of_threads_by_returning)
+{
+	int i;
+
+	CHECK_OK(fiber_key_create(&key, counts_destructor));
+	CHECK_OK(fiber_convert(0, &home));
+	for (i = 1; i <= 3000; i++) {
+		CHECK_OK(fiber_create(&created, body, &starts, NULL));
+		thread_join(thread_start(enters_and_ends, &created));
+		CHECK((root & 0xfffff) < 16);
+		/* The root fiber's value, and the created one's. */
+		CHECK(destroyed == 2 * i);
+		CHECK_OK(delete_when_free(created));
+	}
+}
+
+static pthread_key_t before_the_library;
+
+/* On the stack that the thread began on, although it ended on the fiber. */
+static void switches_late(void *value)
+{
+	fiber_id_t id;
+
+	(void)value;
+	cleanups++;
+	CHECK_RESULT(fiber_switch(home), EPERM);
+	CHECK_RESULT(fiber_transfer(home, NULL), EPERM);
+	CHECK_RESULT(fiber_yield(NULL), EPERM);
+	CHECK_RESULT(fiber_key_set(key, &destroyed), EPERM);
+	if (way == PTHREAD_EXIT)
+		CHECK_RESULT(fiber_delete(created), 0);
+	CHECK_RESULT(fiber_convert(0, &id), EEXIST);
+}
+
+static void *enters_with_a_destructor(void *arg)
+{
+	CHECK(!pthread_setspecific(before_the_library, &starts));
+	return enters(arg);
+}
+
+TEST(destructors_switch_nowhere)
+{
+	CHECK(!pthread_key_create(&before_the_library, switches_late));
+	CHECK_OK(fiber_key_create(&key, counts_destructor));
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_create(&created, body, &starts, NULL));
+	thread_join(thread_start(enters_with_a_destructor, NULL));
+	CHECK(cleanups == 1 && destroyed == 1);
+	/* Once more, and the fiber goes with its thread. */
+	while (stat_of(created).thread)
+		sleep_ms(1);
+	way = PTHREAD_EXIT;
+	thread_join(thread_start(enters_with_a_destructor, NULL));
+	CHECK(cleanups == 3 && destroyed == 2);
+	CHECK_ERR(fiber_switch(created), ESRCH);
 }
 
 static int raw_runs;
@@ -263,8 +328,7 @@ static void waits_to_end_by(enum way how)
 	wait_for(&inside);
 	CHECK_RESULT(fiber_switch(root), 0);
 	thread_join(joiner);
-	CHECK_ERR(fiber_switch(root), EOWNERDEAD);
-	CHECK_OK(fiber_delete(root));
+	CHECK_ERR(fiber_switch(root), ESRCH);
 	CHECK_OK(delete_when_free(created));
 }
 

@@ -33,7 +33,6 @@ static void starts_anew(void)
 	CHECK_ERR(fiber_switch(created), EPERM);
 	CHECK_ERR(fiber_delete(created), ESRCH);
 	CHECK_ERR(fiber_revert(), EPERM);
-	CHECK_ERR(fiber_create(&id, visited, NULL, NULL), EPERM);
 	CHECK(id == POISON);
 	CHECK(!fiber_data());
 
@@ -200,6 +199,14 @@ static void takes_the_tables_place(void)
 	memset(table_start, 'x', 4096);
 }
 
+/* The program's first code of all runs before the constructors of the libraries that it needs. */
+static void registers_first(void)
+{
+	pthread_atfork(NULL, NULL, takes_the_tables_place);
+}
+
+__attribute__((section(".preinit_array"), used)) static void (*const first)(void) = registers_first;
+
 static void goes_on_elsewhere(void)
 {
 	char mine[4096];
@@ -213,8 +220,6 @@ TEST(the_child_overwrites_nothing)
 {
 	int status;
 
-	/* Before the library's, which it registers with its first use. */
-	CHECK(!pthread_atfork(NULL, NULL, takes_the_tables_place));
 	only_on("mapped", "only its child maps the table anew");
 	CHECK_OK(fiber_convert(0, &home));
 	CHECK_OK(fiber_create(&created, visited, NULL, NULL));
@@ -305,4 +310,55 @@ TEST(forks_while_threads_switch)
 	for (i = 0; i < 2; i++)
 		thread_join(threads[i]);
 	parent_is_whole(0);
+}
+
+/* A lock of the program's own, which its handlers take over a fork() as ours do ours. */
+static pthread_mutex_t programs_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic int forked;
+
+static void takes_lock(void)
+{
+	pthread_mutex_lock(&programs_lock);
+}
+
+static void drops_lock(void)
+{
+	pthread_mutex_unlock(&programs_lock);
+}
+
+static void *uses_the_library_locked(void *arg)
+{
+	struct fiber_attr attr = FIBER_ATTR_INIT;
+	fiber_id_t id;
+	size_t i;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	for (i = 0; !forked; i++) {
+		/* Stacks of other sizes than are kept, so that it takes the library's lock. */
+		attr.stack_size = (16 + 4 * (i % 9)) << 10;
+		takes_lock();
+		CHECK_OK(fiber_create(&id, visited, NULL, &attr));
+		CHECK_OK(fiber_delete(id));
+		drops_lock();
+	}
+	return arg;
+}
+
+static void nothing(void)
+{
+}
+
+/* They are registered before the library is used, as those of libraries are. */
+TEST(the_programs_handlers_take_their_locks_first)
+{
+	pthread_t thread;
+	int i;
+
+	CHECK(!pthread_atfork(takes_lock, drops_lock, drops_lock));
+	CHECK_OK(fiber_convert(0, &home));
+	thread = thread_start(uses_the_library_locked, NULL);
+	for (i = 0; i < 300; i++)
+		CHECK(in_child(nothing) == 0);
+	forked = 1;
+	thread_join(thread);
 }

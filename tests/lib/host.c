@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "check.h"
 
@@ -44,9 +45,10 @@ TEST(no_device)
 	CHECK(!fiber_engine());
 	CHECK_ERR(fiber_convert(0, &id), ENODEV);
 	CHECK(opened == 2);
-	CHECK_ERR(fiber_set_engine("kernel"), EBUSY);
+	/* Nothing is fixed until an engine is open. */
+	CHECK_OK(fiber_set_engine("kernel"));
 	CHECK_ERR(fiber_self(&id), EPERM);
-	CHECK_ERR(fiber_create(&id, nothing, NULL, NULL), EPERM);
+	CHECK_ERR(fiber_create(&id, nothing, NULL, NULL), ENODEV);
 	CHECK_ERR(fiber_switch(1), EPERM);
 	CHECK_ERR(fiber_revert(), EPERM);
 	CHECK_ERR(fiber_delete(1), ESRCH);
@@ -127,4 +129,51 @@ TEST(automatically_local_without_a_device)
 TEST(automatically_local_with_another_version)
 {
 	automatic("/dev/null");
+}
+
+TEST(another_engine_may_be_chosen_after_a_failure)
+{
+	CHECK_OK(fiber_set_engine("mapped"));
+	device_target = "/dev/there is no such device";
+	CHECK(!fiber_engine());
+	CHECK_OK(fiber_set_engine("local"));
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_ERR(fiber_set_engine("local"), EBUSY);
+	CHECK(!strcmp(fiber_engine(), "local"));
+}
+
+/* Of the moment: the process does not stay without the module because of it. */
+TEST(automatically_none_without_descriptors)
+{
+	struct rlimit before, none = { 0 };
+
+	device_target = "/dev/null";
+	CHECK(!getrlimit(RLIMIT_NOFILE, &before));
+	none.rlim_max = before.rlim_max;
+	CHECK(!setrlimit(RLIMIT_NOFILE, &none));
+	CHECK_ERR(fiber_convert(0, NULL), EMFILE);
+	CHECK_ERR(fiber_convert(0, NULL), EMFILE);
+	CHECK(!setrlimit(RLIMIT_NOFILE, &before));
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK(opened == 3);
+}
+
+static void *converts_while_cancelled(void *arg)
+{
+	CHECK(!pthread_cancel(pthread_self()));
+	CHECK_OK(fiber_convert(0, NULL));
+	return arg;
+}
+
+/* open() is a cancellation point, and the library's lock is held there. */
+TEST(a_cancellation_waits)
+{
+	pthread_t thread;
+	void *result;
+
+	device_target = "/dev/null";
+	thread = thread_start(converts_while_cancelled, NULL);
+	CHECK(!pthread_join(thread, &result));
+	CHECK(result == NULL);
+	CHECK_OK(fiber_convert(0, NULL));
 }

@@ -3,6 +3,10 @@
  * Fiber-local storage: positions (per fiber, the report's) and keys (per
  * process, Windows').
  */
+#include <limits.h>
+#include <sched.h>
+#include <stdatomic.h>
+
 #include "check.h"
 
 static fiber_id_t home;
@@ -234,5 +238,148 @@ TEST(a_destructor_uses_the_api)
 	CHECK_OK(fiber_key_create(&shared, deletes_its_key));
 	CHECK_OK(fiber_key_set(shared, &visits));
 	CHECK_OK(fiber_revert());
+	CHECK(destroyed == 1);
+}
+
+static fiber_key_t stubborn;
+static int stubbornness;
+static fiber_id_t reborn;
+
+static void sets_it_again(void *value)
+{
+	destroyed++;
+	if (--stubbornness)
+		CHECK_RESULT(fiber_key_set(stubborn, value), 0);
+}
+
+static void is_born_without(void *arg)
+{
+	void *value;
+
+	CHECK_RESULT(fiber_key_get(stubborn, &value), 0);
+	CHECK(!value);
+	CHECK_RESULT(fiber_key_set(stubborn, arg), 0);
+	visits++;
+}
+
+static void *ends_there(void *arg)
+{
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_RESULT(switch_when_free(reborn), 0);
+	return arg;
+}
+
+TEST(a_destructor_that_sets_its_key_again)
+{
+	static const int times[][2] = {
+		{ 1, 1 }, { 3, 3 }, { INT_MAX, PTHREAD_DESTRUCTOR_ITERATIONS },
+	};
+	unsigned int i;
+
+	CHECK_OK(fiber_key_create(&stubborn, sets_it_again));
+	CHECK_OK(fiber_create(&reborn, is_born_without, &visits, NULL));
+	for (i = 0; i < sizeof(times) / sizeof(*times); i++) {
+		destroyed = 0;
+		stubbornness = times[i][0];
+		thread_join(thread_start(ends_there, NULL));
+		CHECK(visits == (int)i + 1 && destroyed == times[i][1]);
+	}
+	CHECK_RESULT(delete_when_free(reborn), 0);
+}
+
+/* A round: one thread creates a key and deletes it, while another one sets it. */
+#define ROUNDS	20000
+
+static _Atomic fiber_key_t raced;
+static _Atomic int round_set, round_done, round_destroyed;
+
+static void counts_round(void *value)
+{
+	CHECK(value == &raced);
+	round_destroyed++;
+}
+
+static void *sets_what_is_deleted(void *arg)
+{
+	void *value;
+	int round, err;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	for (round = 1; round <= ROUNDS; round++) {
+		while (round_set < round)
+			sched_yield();
+		/* Nothing is left of the rounds before. */
+		err = fiber_key_get(raced, &value);
+		CHECK(err == EINVAL || !value);
+		err = fiber_key_set(raced, (void *)&raced);
+		CHECK(err == 0 || err == EINVAL);
+		round_done = err ? -round : round;
+	}
+	return arg;
+}
+
+TEST(a_set_while_its_key_is_deleted)
+{
+	pthread_t thread;
+	fiber_key_t key;
+	int round;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	thread = thread_start(sets_what_is_deleted, NULL);
+	for (round = 1; round <= ROUNDS; round++) {
+		CHECK_OK(fiber_key_create(&key, counts_round));
+		raced = key;
+		round_destroyed = 0;
+		round_set = round;
+		CHECK_OK(fiber_key_delete(key));
+		while (round_done != round && round_done != -round)
+			sched_yield();
+		CHECK(round_destroyed == (round_done > 0));
+	}
+	thread_join(thread);
+}
+
+static void is_not_destroyed(void *value)
+{
+	(void)value;
+	destroyed++;
+}
+
+static _Atomic int runs;
+
+static void sets_and_runs(void *arg)
+{
+	CHECK_OK(fiber_key_set(stubborn, arg));
+	for (runs = 1; runs == 1;)
+		sleep_ms(1);
+}
+
+static void *runs_on(void *arg)
+{
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_RESULT(fiber_switch(reborn), 0);
+	return arg;
+}
+
+static void deletes_what_the_other_ran(void)
+{
+	CHECK_OK(fiber_delete(reborn));
+	CHECK(!destroyed);
+}
+
+TEST(a_child_destroys_no_values_of_other_threads)
+{
+	pthread_t thread;
+
+	not_on("kernel", "the child has no fibers");
+	CHECK_OK(fiber_key_create(&stubborn, is_not_destroyed));
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_create(&reborn, sets_and_runs, &runs, NULL));
+	thread = thread_start(runs_on, NULL);
+	while (!runs)
+		sleep_ms(1);
+	CHECK(in_child(deletes_what_the_other_ran) == 0);
+	runs = 2;
+	thread_join(thread);
 	CHECK(destroyed == 1);
 }

@@ -40,7 +40,6 @@ TEST(a_thread_that_is_no_fiber)
 
 	CHECK(fiber_engine());
 	CHECK_ERR(fiber_self(&id), EPERM);
-	CHECK_ERR(fiber_create(&id, nothing, NULL, NULL), EPERM);
 	CHECK_ERR(fiber_switch(1), EPERM);
 	CHECK_ERR(fiber_revert(), EPERM);
 	CHECK_ERR(fiber_set_name(0, "x"), EPERM);
@@ -52,6 +51,108 @@ TEST(a_thread_that_is_no_fiber)
 	CHECK_ERR(fiber_delete(1), ESRCH);
 	CHECK(!fiber_data());
 	CHECK(id == POISON && value == POISON);
+}
+
+static void *switches_to(void *arg)
+{
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_OK(fiber_switch(*(fiber_id_t *)arg));
+	CHECK_OK(fiber_revert());
+	return NULL;
+}
+
+/* Threads that are no fibers make fibers, for others to run, and delete them. */
+TEST(made_and_deleted_without_conversion)
+{
+	fiber_id_t self, id;
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		CHECK_OK(fiber_create(&id, turns, &count, NULL));
+		CHECK_ERR(fiber_self(&self), EPERM);
+		CHECK_ERR(fiber_switch(id), EPERM);
+		thread_join(thread_start(switches_to, &id));
+		CHECK(count == i + 1);
+		CHECK_OK(fiber_delete(id));
+		CHECK_ERR(fiber_delete(id), ESRCH);
+	}
+	CHECK_OK(fiber_convert(0, &id));
+	CHECK((id & 0xfffff) < 8);
+}
+
+static void checks_its_data(void *arg)
+{
+	void *data;
+
+	for (;;) {
+		CHECK(fiber_data() == arg);
+		CHECK_OK(fiber_get_data(other, &data));
+		CHECK(data == arg);
+		CHECK_OK(fiber_switch(home));
+		arg = &other;
+	}
+}
+
+TEST(user_data)
+{
+	void *data = &data;
+
+	CHECK(!fiber_data());
+	CHECK_ERR(fiber_set_data(0, &count), EPERM);
+	CHECK_ERR(fiber_get_data(0, &data), EPERM);
+	CHECK_ERR(fiber_set_data(1, &count), ESRCH);
+	CHECK_ERR(fiber_get_data(1, &data), ESRCH);
+	CHECK_ERR(fiber_get_data(0, NULL), EINVAL);
+	CHECK(data == &data);
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK(!fiber_data());
+	CHECK_OK(fiber_set_data(0, &count));
+	CHECK(fiber_data() == &count);
+	CHECK_OK(fiber_create(&other, checks_its_data, &home, NULL));
+	CHECK_OK(fiber_switch(other));
+	CHECK_OK(fiber_set_data(other, &other));
+	CHECK_OK(fiber_switch(other));
+	CHECK_OK(fiber_get_data(home, &data));
+	CHECK(data == &count);
+	/* The next one in that slot has its own. */
+	CHECK_OK(fiber_delete(other));
+	CHECK_OK(fiber_create(&other, checks_its_data, &count, NULL));
+	CHECK_OK(fiber_switch(other));
+	CHECK_OK(fiber_set_data(0, NULL));
+	CHECK(!fiber_data());
+}
+
+/* The sum of all ids, and how many there are, by two ways. */
+static fiber_id_t sum_of_ids(size_t *number)
+{
+	fiber_id_t id = 0, sum = 0;
+
+	for (*number = 0; !fiber_next(&id); ++*number)
+		sum += id;
+	CHECK(*number == fiber_count());
+	return sum;
+}
+
+TEST(all_are_found)
+{
+	fiber_id_t ids[100], sum, none = POISON;
+	size_t number, i;
+
+	CHECK(!sum_of_ids(&number) && !number);
+	CHECK_ERR(fiber_next(NULL), EINVAL);
+	CHECK_ERR(fiber_next(&none), ESRCH);
+	CHECK(none == POISON);
+	CHECK_OK(fiber_convert(0, &sum));
+	for (i = 0; i < 100; i++) {
+		CHECK_OK(fiber_create(&ids[i], nothing, NULL, NULL));
+		sum += ids[i];
+	}
+	CHECK(sum_of_ids(&number) == sum && number == 101);
+	for (i = 0; i < 100; i += 2) {
+		CHECK_OK(fiber_delete(ids[i]));
+		sum -= ids[i];
+	}
+	CHECK(sum_of_ids(&number) == sum && number == 51);
 }
 
 TEST(convert)
@@ -132,14 +233,14 @@ TEST(revert_only_on_the_own_fiber)
 
 TEST(create_checks_its_arguments)
 {
-	struct fiber_attr attr = { 0 };
+	struct fiber_attr attr = FIBER_ATTR_INIT;
 	char name[FIBER_NAME_MAX + 2];
 	fiber_id_t id = POISON;
 
 	CHECK_OK(fiber_convert(0, NULL));
 	CHECK_ERR(fiber_create(NULL, nothing, NULL, NULL), EINVAL);
 	CHECK_ERR(fiber_create(&id, NULL, NULL, NULL), EINVAL);
-	attr.flags = FIBER_FPU << 1;
+	attr.flags = FIBER_RETURNS << 1;
 	CHECK_ERR(fiber_create(&id, nothing, NULL, &attr), EINVAL);
 	attr.flags = 0;
 	attr.stack_size = 16 * 1024 - 1;
@@ -269,7 +370,7 @@ TEST(a_running_fiber_is_busy)
 
 TEST(names)
 {
-	struct fiber_attr attr = { .name = "born with it" };
+	struct fiber_attr attr = { .size = sizeof(attr), .name = "born with it" };
 	char name[FIBER_NAME_MAX + 2];
 	fiber_id_t id, self;
 
@@ -313,7 +414,7 @@ TEST(proc_shows_the_users_function)
 TEST(stat_of_fibers)
 {
 	fiber_id_t self, id;
-	struct fiber_stat stat;
+	struct fiber_stat stat = FIBER_STAT_INIT;
 
 	CHECK_OK(fiber_convert(0, &self));
 	CHECK_OK(fiber_create(&id, turns, &count, NULL));
@@ -380,4 +481,44 @@ TEST(the_descriptor_is_closed_on_exec)
 		found++;
 	}
 	CHECK(found == 1);
+}
+
+struct larger_attr {
+	struct fiber_attr attr;
+	uint64_t more;
+};
+
+TEST(structures_grow)
+{
+	struct larger_attr attr = { .attr = FIBER_ATTR_INIT };
+	struct {
+		struct fiber_stat stat;
+		uint64_t more;
+	} stat = { .stat = FIBER_STAT_INIT, .more = 0 };
+	const size_t bad[] = { 0, 8, sizeof(attr.attr) - 1, 4097, SIZE_MAX };
+	const int error[] = { EINVAL, EINVAL, EINVAL, E2BIG, E2BIG };
+	fiber_id_t id = 0;
+	size_t i;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		attr.attr.size = stat.stat.size = bad[i];
+		CHECK_ERR(fiber_create(&id, nothing, NULL, &attr.attr), error[i]);
+		CHECK_ERR(fiber_get_stat(0, &stat.stat), error[i]);
+	}
+	CHECK(!id);
+
+	/* A newer program's, with this library: only what it does not know may be refused. */
+	attr.attr.size = sizeof(attr);
+	stat.stat.size = sizeof(stat);
+	attr.more = stat.more = 1;
+	CHECK_ERR(fiber_create(&id, nothing, NULL, &attr.attr), E2BIG);
+	CHECK_ERR(fiber_get_stat(0, &stat.stat), E2BIG);
+	attr.more = stat.more = 0;
+	attr.attr.name = "grown";
+	CHECK_OK(fiber_create(&id, nothing, NULL, &attr.attr));
+	CHECK_OK(fiber_get_stat(id, &stat.stat));
+	CHECK(stat.stat.size == sizeof(stat));
+	CHECK(!strcmp(stat.stat.name, "grown"));
+	CHECK_OK(fiber_delete(id));
 }

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,15 @@ pytestmark = [
 
 # The registers of fiber 2 as its control words and its stack have them (switch_x86_64.S).
 SUSPENDED = [
-    "set $frame = (unsigned long) controls[2].sp",
-    "set $rsp = $frame + 64",
-    "set $rip = *(unsigned long *)($frame + 56)",
-    "set $rbp = *(unsigned long *)($frame + 48)",
-    "set $rbx = *(unsigned long *)($frame + 40)",
-    "set $r12 = *(unsigned long *)($frame + 32)",
-    "set $r13 = *(unsigned long *)($frame + 24)",
-    "set $r14 = *(unsigned long *)($frame + 16)",
-    "set $r15 = *(unsigned long *)($frame + 8)",
+    "set $frame = (unsigned long) fiber_cbs[2].sp",
+    "set $rsp = $frame + 56",
+    "set $rip = *(unsigned long *)($frame + 48)",
+    "set $rbp = *(unsigned long *)($frame + 40)",
+    "set $rbx = *(unsigned long *)($frame + 32)",
+    "set $r12 = *(unsigned long *)($frame + 24)",
+    "set $r13 = *(unsigned long *)($frame + 16)",
+    "set $r14 = *(unsigned long *)($frame + 8)",
+    "set $r15 = *(unsigned long *)($frame + 0)",
 ]
 
 
@@ -59,10 +60,17 @@ def test_of_a_running_fiber():
     assert first > 0
 
 
-def test_in_the_middle_of_a_switch():
-    """Each instruction of fiber_switch() leads back to its caller."""
-    frames = functions(
-        "break fiber_switch", "run", "delete", "stepi", "stepi", "stepi", "stepi", "stepi",
-        "stepi", "stepi", "stepi", "stepi", "stepi", "stepi", "stepi", "stepi", "stepi",
-    )  # fmt: skip
-    assert frames[1:] == ["main"]
+def test_in_the_middle_of_a_switch(tmp_path):
+    """Each instruction leads back to whoever called, or to the bottom of the fiber that begins."""
+    script = tmp_path / "steps"
+    script.write_text("while $pc != (long) entry_of_the_fiber\nstepi\nbacktrace\nend\n")
+    frames = functions("break fiber_switch", "run", "delete", f"source {script}")
+    ends = [i for i, name in enumerate(frames) if i and name in ("main", "switch_bottom")]
+    assert len(ends) > 100
+    assert {tuple(frames[i + 1 : j + 1]) for i, j in pairwise(ends)} <= {
+        ("fiber_switch", "main"),
+        ("switch_begin", "fiber_switch", "main"),
+        ("fiber_switch", "switch_start", "switch_bottom"),
+        ("switch_start", "switch_bottom"),
+        ("entry_of_the_fiber", "switch_bottom"),
+    }

@@ -58,9 +58,10 @@ def test(engine, program, name):
     run(engine, PROGRAMS / f"lib_{program}", name)
 
 
+@pytest.mark.parametrize("loader", ["lib_plugin", "lib_plugin_fiber"])
 @pytest.mark.parametrize(
     ("engine", "program", "name"), [param for param in collect() if param.values[1] == "exception"]
 )
-def test_loaded_later(engine, program, name):
+def test_loaded_later(engine, program, name, loader):
     # Not with the program, as extensions of an interpreter are.
-    run(engine, PROGRAMS / "lib_plugin", PROGRAMS / f"lib_{program}.so", name)
+    run(engine, PROGRAMS / loader, PROGRAMS / f"lib_{program}.so", name)

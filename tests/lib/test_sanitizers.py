@@ -25,6 +25,7 @@ FLAGS = {"address": "address,undefined", "thread": "thread"}
 # GCC's ThreadSanitizer of today does not know threads that end on fibers, nor fibers and fork().
 ENDS = "ThreadSanitizer cannot end a thread on a fiber"
 FORKS = "ThreadSanitizer does not survive fork() among fibers"
+STEPS = "a sanitizer's switch is the one in C"
 LIMITED = "the sanitizer itself needs the memory that the test forbids"
 REASONS = {
     ("address", "no_address_space_is_enomem"): LIMITED,
@@ -32,7 +33,26 @@ REASONS = {
     ("address", "a_hundred_thousand_fibers_at_the_default_limits"): "its shadow is resident too",
     ("address", "an_overflow_is_reported"): "AddressSanitizer reports it itself",
     ("address", "a_million_fibers"): LIMITED,
+    ("address", "a_second_thread_waits_for_the_switch_of_the_first"): STEPS,
+    ("address", "a_sole_thread_needs_no_locked_instruction"): STEPS,
+    ("address", "large_stacks_return_their_memory"): "its shadow is resident too",
+    ("address", "the_first_fiber_maps_little"): "it maps much itself",
+    ("address", "locked_memory_of_one_fiber_is_little"): LIMITED,
+    ("address", "limited_address_space_is_used"): LIMITED,
+    ("address", "too_many_mappings_are_eagain"): LIMITED,
+    ("address", "a_refused_creation_returns_what_it_allocated"): LIMITED,
+    ("thread", "a_refused_creation_returns_what_it_allocated"): LIMITED,
     ("thread", "a_million_fibers"): LIMITED,
+    ("thread", "a_child_destroys_no_values_of_other_threads"): FORKS,
+    ("thread", "with_nobody_to_go_on_the_thread_ends"): "a snapshot is copied while it changes",
+    ("thread", "a_second_thread_waits_for_the_switch_of_the_first"): STEPS,
+    ("thread", "a_sole_thread_needs_no_locked_instruction"): STEPS,
+    ("thread", "without_barriers_each_switch_is_locked"): STEPS,
+    ("thread", "large_stacks_return_their_memory"): "its shadow is resident too",
+    ("thread", "the_first_fiber_maps_little"): "it maps much itself",
+    ("thread", "locked_memory_of_one_fiber_is_little"): LIMITED,
+    ("thread", "limited_address_space_is_used"): LIMITED,
+    ("thread", "too_many_mappings_are_eagain"): LIMITED,
     ("thread", "no_address_space_is_enomem"): LIMITED,
     ("thread", "backtraces_end_at_the_bottom"): "a sanitizer's frame lies below the function's",
     ("thread", "a_hundred_thousand_fibers_at_the_default_limits"): LIMITED,
@@ -84,7 +104,7 @@ def programs():
 
 
 # No programs of their own.
-PARTS = {"check", "suspended"}
+PARTS = {"check", "suspended", "catches"}
 
 
 @pytest.mark.parametrize(("sanitizer", "program", "name"), list(collect()))
@@ -107,4 +127,132 @@ def test(sanitizer, program, name, programs):
     )  # fmt: skip
     if done.returncode == SKIPPED:
         pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
+
+
+# Programs with a sanitizer over the ordinary build of the library: options, and correct code.
+ORDINARY = {
+    # Each deleted fiber's copies of frames are freed: the last line has the growth in KiB.
+    "use_after_return": (
+        "address",
+        "detect_stack_use_after_return=1:detect_leaks=0",
+        """
+        static void use(volatile char *byte) { *byte = 1; }
+        static void body(void *arg) { volatile char bytes[64]; use(bytes); fiber_switch(home); }
+        static long pages(void)
+        {
+            long all, resident;
+            FILE *file = fopen("/proc/self/statm", "r");
+            int got = fscanf(file, "%ld %ld", &all, &resident);
+            fclose(file);
+            return got == 2 ? resident : -1;
+        }
+        static int run(void)
+        {
+            long before = 0;
+            for (int i = 0; i < 3000; i++) {
+                if (i == 500)
+                    before = pages();
+                if (fiber_create(&fiber, body, 0, 0) || fiber_switch(fiber) || fiber_delete(fiber))
+                    return 1;
+            }
+            return pages() - before > 2048;
+        }
+        """,
+    ),
+    # Memory to which only a suspended fiber's stack, or a key's values, point.
+    "leaks": (
+        "address",
+        "detect_leaks=1",
+        """
+        int __lsan_do_recoverable_leak_check(void);
+        static fiber_key_t key;
+        static void body(void *arg)
+        {
+            char *volatile block = malloc(1000);
+            fiber_key_set(key, malloc(1000));
+            fiber_switch(home);
+            free(block);
+            fiber_switch(home);
+        }
+        static void wipe(void)
+        {
+            volatile char bytes[4096];
+            for (int i = 0; i < 4096; i++)
+                bytes[i] = 0;
+        }
+        static int run(void)
+        {
+            int leaks;
+            if (fiber_key_create(&key, free) || fiber_create(&fiber, body, 0, 0))
+                return 1;
+            fiber_switch(fiber);
+            wipe();
+            leaks = __lsan_do_recoverable_leak_check();
+            fiber_switch(fiber);
+            return leaks || fiber_delete(fiber);
+        }
+        """,
+    ),
+    # What a fiber wrote on another thread is visible once it can be deleted.
+    "race": (
+        "thread",
+        "",
+        """
+        static int *data;
+        static fiber_id_t back;
+        static void body(void *arg) { *data = 42; fiber_switch(back); }
+        static void *thread(void *arg)
+        {
+            fiber_convert(0, &back);
+            fiber_switch(fiber);
+            for (;;)
+                pause();
+        }
+        static int run(void)
+        {
+            struct fiber_stat stat = FIBER_STAT_INIT;
+            pthread_t id;
+            data = malloc(sizeof(int));
+            if (fiber_create(&fiber, body, 0, 0) || pthread_create(&id, 0, thread, 0))
+                return 1;
+            do
+                fiber_get_stat(fiber, &stat);
+            while (stat.state != FIBER_SUSPENDED);
+            while (fiber_delete(fiber) == EBUSY)
+                ;
+            _exit(*data != 42);
+        }
+        """,
+    ),
+}
+
+AROUND = """
+#include <errno.h>
+#include <fiber.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static fiber_id_t home, fiber;
+{code}
+int main(void)
+{{
+    return fiber_convert(0, &home) || run();
+}}
+"""
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_with_the_ordinary_library(tmp_path, name):
+    sanitizer, options, code = ORDINARY[name]
+    source, program = tmp_path / "program.c", tmp_path / "program"
+    source.write_text(AROUND.format(code=code))
+    library = [f"-L{BUILD / 'lib'}", f"-Wl,-rpath,{BUILD / 'lib'}", "-lfiber", "-lpthread"]
+    flags = ["-g", f"-fsanitize={sanitizer}", f"-I{ROOT / 'lib/include'}"]
+    subprocess.run(["gcc", *flags, source, "-o", program, *library], check=True)
+    environment = {**os.environ, "KFIBER_ENGINE": "local", "ASAN_OPTIONS": options}
+    command = [shutil.which("setarch") or "setarch", "-R", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"

@@ -73,7 +73,7 @@ def test_an_exception_of_the_function():
 
     with pytest.raises(LookupError, match="mine") as caught:
         asyncio.run(to_fiber(func))
-    assert [each.name for each in caught.traceback][-3:] == ["to_fiber", "_call", "func"]
+    assert [each.name for each in caught.traceback][-3:] == ["_run", "_call", "func"]
     with pytest.raises(ZeroDivisionError):
         asyncio.run(to_fiber(divmod, 1, 0))
 
@@ -187,18 +187,16 @@ def test_a_loop_that_runs_in_a_fiber():
         hooks = sys.get_asyncgen_hooks()
         for i in range(3):
             await_(give(None))
-            await_(leave(i))
+            main.switch((i, kfiber.current()))
             assert asyncio.get_running_loop() is loop
             assert asyncio.current_task() is task
             assert sys.get_asyncgen_hooks() == hooks != (None, None)
         return "done"
 
-    async def leave(i):
-        main.switch(i)
-
-    fiber = Fiber(lambda: asyncio.run(to_fiber(func)))
+    fiber = Fiber(lambda: asyncio.run(to_fiber(func)), parent=main)
     for i in range(3):
-        assert fiber.switch() == i
+        number, fiber = fiber.switch()
+        assert number == i
         assert asyncio._get_running_loop() is None
         assert asyncio.run(to_fiber(lambda: await_(give("beside")))) == "beside"
     assert fiber.switch() == "done"
@@ -742,22 +740,197 @@ def test_await_in_a_coroutine_and_in_a_callback():
     asyncio.run(main())
 
 
-def test_await_in_a_fiber_within():
-    def func():
-        with refused() as coroutine:
-            Fiber(await_, coroutine).switch()
-        return await_(give("on"))
+def generated(function):
+    """Yields what a function on a fiber of its own gives; the caller resumes it each time."""
 
-    assert asyncio.run(to_fiber(func)) == "on"
+    def body():
+        function(me.append)
+        return END
+
+    me, worker = [], Fiber(body)
+    while not worker.dead:
+        value = worker.switch()
+        yield from me
+        me.clear()
+        assert worker.dead and value is END
+
+
+END = object()
+
+
+def test_await_below_other_fibers():
+    """Helpers suspend their makers too; their makers resume when they end."""
+
+    def below(levels):
+        if not levels:
+            return await_(give("deep", turns=2)), await_(give("again"))
+        return Fiber(below, levels - 1).switch()
+
+    def failing():
+        await_(give(None))
+        raise LookupError("below")
+
+    def func():
+        with pytest.raises(LookupError, match="below"):
+            Fiber(failing).switch()
+        values = list(generated(lambda send: [send(await_(give(i))) for i in range(3)]))
+        return below(5), values, await_(give("on"))
+
+    async def main():
+        return await asyncio.gather(*(to_fiber(func) for _ in range(3)))
+
+    assert asyncio.run(main()) == [(("deep", "again"), [0, 1, 2], "on")] * 3
+
+
+def test_await_below_other_fibers_cancelled():
+    """What cancels the task is raised where it waits."""
+    seen = []
+
+    def waits():
+        try:
+            await_(asyncio.get_running_loop().create_future())
+        except asyncio.CancelledError:
+            seen.append(kfiber.current().name)
+            raise
+
+    async def main():
+        task = asyncio.create_task(to_fiber(lambda: Fiber(waits, name="helper").switch()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert seen == ["helper"]
+    seen.clear()
+
+
+def test_a_closed_coroutine_ends_all_that_wait_in_it():
+    seen = []
+
+    def ends(function):
+        try:
+            return function()
+        finally:
+            seen.append(kfiber.current().name)
+
+    async def main():
+        inner = Fiber(ends, lambda: await_(asyncio.sleep(60)), name="inner", parent=kfiber.root())
+        coroutine = to_fiber(ends, inner.switch)
+        coroutine.send(None)
+        coroutine.close()
+
+    asyncio.run(main())
+    assert len(seen) == 2 and seen[0] == "inner"
+    seen.clear()
 
 
 def test_await_in_a_coroutine_that_is_awaited_from_a_fiber():
-    async def inner():
-        with refused() as coroutine:
-            await_(coroutine)
-        return "refused"
+    """Its steps run on the fiber."""
 
-    assert asyncio.run(to_fiber(lambda: await_(inner()))) == "refused"
+    async def inner():
+        return await_(give("inner")), await to_fiber(lambda: await_(give("innermost")))
+
+    assert asyncio.run(to_fiber(lambda: await_(inner()))) == ("inner", "innermost")
+
+
+def test_run_sync(thread):
+    """The same function with a loop and without one."""
+
+    def func():
+        return kfiber.aio.run_sync(give("value", turns=2))
+
+    assert func() == "value"
+    assert asyncio.run(to_fiber(func)) == "value"
+    assert asyncio.run(to_fiber(lambda: Fiber(func).switch())) == "value"
+
+    async def main():
+        with refused() as coroutine:
+            kfiber.aio.run_sync(coroutine)
+
+    asyncio.run(main())
+
+
+TRIO = """
+    import kfiber, sys, trio
+    from kfiber.aio import await_, run_sync, to_fiber
+
+    async def give(value):
+        await trio.sleep(0.001)
+        return value
+
+    def func(value):
+        inner = kfiber.Fiber(lambda: await_(give(value)))
+        with trio.move_on_after(0.01) as scope:
+            await_(trio.sleep_forever())
+        return inner.switch(), scope.cancelled_caught, run_sync(give("sync"))
+
+    async def main():
+        found = []
+        async def child(value):
+            found.append(await to_fiber(func, value))
+        async with trio.open_nursery() as nursery:
+            for value in range(3):
+                nursery.start_soon(child, value)
+        return sorted(found)
+
+    assert trio.run(main) == [(value, True, "sync") for value in range(3)]
+"""
+ANYIO = """
+    import anyio, kfiber, sys
+    from kfiber.aio import await_, to_fiber
+
+    def func():
+        send, receive = anyio.create_memory_object_stream(1)
+        with send, receive:
+            await_(send.send("through"))
+            with anyio.move_on_after(0.01) as scope:
+                await_(anyio.sleep(60))
+            return await_(receive.receive()), scope.cancelled_caught
+
+    async def main():
+        return await to_fiber(func)
+
+    for backend in ("asyncio", "trio"):
+        assert anyio.run(main, backend=backend) == ("through", True)
+"""
+SQLALCHEMY = """
+    import kfiber.greenlet
+    # SQLAlchemy's greenlets would hold the fiber.
+    kfiber.greenlet.install()
+
+    import asyncio, sqlalchemy
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from kfiber.aio import await_, to_fiber
+
+    engine = create_async_engine("sqlite+aiosqlite://")
+
+    def inside(connection):
+        value = connection.execute(sqlalchemy.text("select 40")).scalar()
+        return value + await_(asyncio.sleep(0.001, 2))
+
+    async def main():
+        async with engine.connect() as connection:
+            return await connection.run_sync(inside)
+
+    async def whole():
+        value = await to_fiber(lambda: await_(main()))
+        await engine.dispose()
+        return value
+
+    assert asyncio.run(whole()) == 42
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "needs"),
+    [(TRIO, ["trio"]), (ANYIO, ["anyio", "trio"]), (SQLALCHEMY, ["sqlalchemy", "aiosqlite"])],
+    ids=["trio", "anyio", "sqlalchemy"],
+)
+def test_with_other_libraries(python, program, needs):
+    for each in needs:
+        pytest.importorskip(each)
+    python(program)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from 3.12 on")

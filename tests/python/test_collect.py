@@ -93,6 +93,8 @@ def test_what_its_frames_hold_lives():
     fiber.switch()
     gc.collect()
     assert held() is None
+    assert fiber.result() is kept()
+    del fiber
     assert kept() is None
 
 
@@ -416,3 +418,61 @@ def test_pools_leak_nothing():
     # A fiber lost in each round would be 20 stacks, of two mappings and two pages.
     assert mappings() - count < 20
     assert resident() - pages < 256
+
+
+def suspend(log):
+    try:
+        kfiber.root().switch()
+    finally:
+        log.append("ended")
+
+
+def suspend_pinned(log):
+    """The pin is a temporary of a frame that is left by C code: the collector does not see it."""
+    main = kfiber.root()
+    try:
+        with kfiber.pin():
+            main.switch()
+    finally:
+        log.append("ended")
+
+
+def test_a_pinned_fiber_that_nobody_reaches_is_ended():
+    log = []
+    kfiber.Fiber(suspend_pinned, log).switch()
+    assert log == ["ended"]
+
+
+def test_a_pin_may_outlive_its_fiber():
+    pins = []
+
+    def enter():
+        pins.append(kfiber.pin())
+        pins[0].__enter__()
+
+    kfiber.Fiber(enter).switch()
+    with pytest.raises(RuntimeError, match="not entered"):
+        pins[0].__exit__(None, None, None)
+
+
+class WithDel(kfiber.Fiber):
+    def __del__(self):
+        self.log("del")
+
+
+class Derived(WithDel):
+    pass
+
+
+@pytest.mark.parametrize("kind", [WithDel, Derived])
+@pytest.mark.parametrize("cycle", [False, True])
+def test_a_fiber_whose_class_has_del_is_ended(kind, cycle):
+    log = []
+    fiber = kind(suspend, log)
+    fiber.log = log.append
+    fiber.switch()
+    if cycle:
+        fiber.itself = fiber
+    del fiber
+    gc.collect()
+    assert log == ["del", "ended"]

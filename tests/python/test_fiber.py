@@ -269,7 +269,7 @@ def test_an_engine_that_is_not_there_says_so(python):
         """,
         KFIBER_ENGINE="kernel",
     )
-    assert done.stdout == "" or "mend: kfiber module load" in done.stdout
+    assert done.stdout == "" or "hint: kfiber module load" in done.stdout
 
 
 def test_what_is_exported():

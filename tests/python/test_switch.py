@@ -7,13 +7,43 @@ main --switch()--> fiber --switch(value)--> main --switch(value)--> fiber --retu
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 
 import kfiber
 from kfiber import Fiber
+
+BUILD = Path(os.environ.get("KFIBER_BUILD", Path(__file__).parents[2] / "build"))
+CATCHES = BUILD / "tests" / "lib" / "lib_catches.so"
+LATE = """
+import ctypes, sys, kfiber
+
+def body(value):
+    return library.catches(value, callback)
+
+main = kfiber.current()
+callback = ctypes.CFUNCTYPE(None)(lambda: main.switch())
+kfiber.Fiber(lambda: None).switch()
+assert "libstdc++" not in open("/proc/self/maps").read()
+library = ctypes.CDLL(sys.argv[1])
+fibers = [kfiber.Fiber(body, value) for value in (1, 2, 3)]
+for fiber in fibers:
+    fiber.switch()
+print(*[fiber.switch() for fiber in fibers])
+"""
+
+
+@pytest.mark.skipif(not CATCHES.exists(), reason="lib_catches.so is not built")
+def test_exceptions_of_a_runtime_that_is_loaded_later():
+    """Each fiber handles its own, in the order in which the thread caught them."""
+    command = [sys.executable, "-c", LATE, CATCHES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1 2 3\n", "")
 
 
 def test_values_travel_both_ways():

@@ -385,3 +385,31 @@ def test_callbacks_find_the_running_fibers_state():
     assert fiber.switch() == 1
     assert main is kfiber.current()
     assert fiber.switch() == "end"
+
+
+@pytest.mark.once
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="requests belong to the interpreter")
+def test_no_request_for_the_gil_stays_with_a_suspended_fiber(python):
+    """One that came too late, from a thread that waits no more, stops nobody."""
+    program = """
+        import ctypes
+        import kfiber
+
+        EVAL_BREAKER = 3 * ctypes.sizeof(ctypes.c_void_p)
+        DROP_REQUEST = 1
+
+        def body():
+            get = ctypes.pythonapi.PyThreadState_Get
+            get.restype = ctypes.c_void_p
+            root.switch(get())
+            for _ in range(1000):
+                pass
+            return "done"
+
+        root = kfiber.root()
+        fiber = kfiber.Fiber(body)
+        events = ctypes.c_size_t.from_address(fiber.switch() + EVAL_BREAKER)
+        events.value |= DROP_REQUEST
+        print(fiber.switch())
+    """
+    assert python(program).stdout == "done\n"

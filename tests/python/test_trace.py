@@ -307,3 +307,31 @@ def test_faulthandler_lists_threads_only(python):
     assert done.stderr.count("hread 0x") == 3
     for dump in dumps[1:]:
         assert dump.index("in shown") < dump.index("in target")
+
+
+def test_an_exception_in_code_that_was_left_before_a_tracer_came(python):
+    """3.15 keeps the events of each code object, and crashed where there were none yet."""
+    done = python(
+        """
+        import kfiber, sys
+        root, seen = kfiber.root(), []
+        def target():
+            root.switch()
+        def trace(frame, event, arg):
+            seen.append(event)
+            return trace
+        for install in (sys.setprofile, sys.settrace):
+            fibers = [kfiber.Fiber(target) for _ in range(3)]
+            for fiber in fibers:
+                fiber.switch()
+            install(trace)
+            for fiber in fibers:
+                try:
+                    fiber.throw(ValueError)
+                except ValueError:
+                    seen.append("raised")
+            install(None)
+        print(seen.count("raised"))
+        """
+    )
+    assert done.stdout == "6\n"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The tests beside this one on every supported Python that is here, and on the other engines.
 
-Each Python gets a virtual environment in the cache, into which the package is installed as users
+Each Python gets a virtual environment in build, into which the package is installed as users
 do, from the checkout. It is made anew when the sources have changed.
 """
 

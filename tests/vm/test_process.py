@@ -39,7 +39,7 @@ def test_what_it_started_ends_with_it_when_it_is_late(tmp_path):
     # The shell waits for its child, which would outlive it.
     words = ["sh", "-c", "sleep 1000 & echo $!; wait"]
     with pytest.raises(subprocess.TimeoutExpired):
-        run(words, 5, out=tmp_path / "out", progress=nothing)
+        run(words, 10, out=tmp_path / "out", progress=nothing)
     child = (tmp_path / "out").read_text().strip()
     deadline = time.monotonic() + 30
     while alive(child):

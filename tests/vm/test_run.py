@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from kfiber.vm import boot, kernels
+from kfiber.vm import guest, kernels, qemu
+from kfiber.vm import run as vm_run
 from kfiber.vm.errors import KERNEL_PROBLEM, MISSING, NO_GUEST, TIMEOUT, VmError
 
 RUN = [sys.executable, "-m", "kfiber", "vm", "run"]
@@ -174,9 +175,9 @@ def test_a_reader_that_is_gone_ends_the_machine():
 
 
 def test_a_guest_that_hangs_while_it_starts():
-    machine = boot.Machine(kernels.get(), boot_timeout=0.5)
+    machine = qemu.Machine(kernels.get(), boot_timeout=0.5)
     with pytest.raises(VmError, match=r"did not start within 0\.5 s; hint: ") as caught:
-        boot.run(["true"], machine)
+        vm_run.run(["true"], machine)
     assert caught.value.status == NO_GUEST
 
 
@@ -186,13 +187,24 @@ def test_a_guest_that_dies_while_it_starts():
     error = done.stderr.decode()
     assert "Kernel panic - not syncing" in error
     assert "the guest died while it started" in error.splitlines()[-1]
+    # No process of ours had run: it may have been the emulator.
+    assert error.count("crashed before its first process (") == 2
+
+
+def test_a_crash_after_the_first_process_is_the_end(monkeypatch, capsys):
+    # What init.sh says is taken for this, which each crash says.
+    monkeypatch.setattr(guest, "_INIT_WORD", "Kernel panic")
+    machine = qemu.Machine(kernels.get(), append="rdinit=/nowhere root=/dev/none")
+    with pytest.raises(VmError, match="the guest died while it started"):
+        vm_run.run(["true"], machine)
+    assert "starting it again" not in capsys.readouterr().err
 
 
 def test_a_module_that_is_none_is_told_so(tmp_path):
     fiber = tmp_path / "fiber.ko"
     fiber.write_bytes(b"no module")
     with pytest.raises(VmError, match=r"cannot load the module") as caught:
-        boot.run(["true"], boot.Machine(kernels.get()), module=fiber)
+        vm_run.run(["true"], qemu.Machine(kernels.get()), module=fiber)
     assert caught.value.status == NO_GUEST
 
 
@@ -208,7 +220,7 @@ def test_without_qemu(tmp_path):
     assert done.returncode == MISSING
     (line,) = done.stderr.decode().splitlines()
     assert "no qemu-system-x86_64" in line
-    assert "hint: apt-get install" in line
+    assert "hint: install what Debian's packages qemu-system-x86 have" in line
 
 
 def test_without_the_command():
@@ -262,16 +274,16 @@ def test_the_trial_of_kvm_is_bounded_and_remembered(monkeypatch, tmp_path):
     kernel = kernels.get()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     start = time.monotonic()
-    works = boot.kvm_works(kernel)
+    works = qemu.kvm_works(kernel)
     # Five seconds are its limit.
     assert time.monotonic() - start < 60
-    monkeypatch.setattr(boot, "_probe_kvm", lambda kernel: pytest.fail("tried again"))
-    assert boot.kvm_works(kernel) == works
+    monkeypatch.setattr(qemu, "_probe_kvm", lambda kernel: pytest.fail("tried again"))
+    assert qemu.kvm_works(kernel) == works
 
 
 def test_without_access_kvm_is_not_tried(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert not boot.kvm_works(kernels.get())
+    assert not qemu.kvm_works(kernels.get())
 
 
 def test_counted_instructions_are_the_guests_nanoseconds():

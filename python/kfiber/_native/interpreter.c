@@ -9,21 +9,22 @@
  * that is left to the one that is entered; the others stay.
  *
  * Which state is current is written down in several places. The fast swap writes
- * to all of them, and only on releases that the tests run on, after each place
- * was found by looking for what must be there. Everything else takes
- * PyThreadState_Swap(), which is right as well, but drops the GIL from 3.12 on.
+ * to all of them, after each was found by looking for what must be there, and after a swap
+ * to and fro has been seen to work. Where one is not found PyThreadState_Swap() is taken, which is
+ * right as well, but drops the GIL from 3.12 on.
  *
  *	place				versions	found by
  *	the runtime's current state	3.10, 3.11	(public swap, which keeps the GIL)
  *	thread-local current state	3.12 on		looking through the library's thread-locals
- *	thread-specific state (GILState)	all	looking through the thread's values
+ *	thread-specific state (GILState) to 3.14	looking through the thread's values
+ *	thread-local state (GILState)	3.15		as the current state
  *	head of the list of states	all		looking through the interpreter
  *	lock of that list		all		it lies before the interpreters' list
  *	state._status			3.12 on		(declared)
- *	last holder of the GIL		3.13		the debug offsets
- *	the main thread's state		3.13		it lies behind the main thread's number
- *
- * From 3.14 on there is the public swap only.
+ *	state.state			3.13 on		(declared)
+ *	state.holds_gil			3.14 on		(declared; 3.13: in _status)
+ *	last holder of the GIL		3.13 on		the debug offsets
+ *	the main thread's state		3.13 on		it lies behind the main thread's number
  */
 #define Py_BUILD_CORE 1
 #include "interpreter.h"
@@ -46,8 +47,8 @@
 
 #include <frameobject.h>
 
-#if PY_VERSION_HEX < 0x030a0000 || PY_VERSION_HEX >= 0x030f0000
-#error "kfiber knows CPython 3.10 to 3.14"
+#if PY_VERSION_HEX < 0x030a0000 || PY_VERSION_HEX >= 0x03100000
+#error "kfiber knows CPython 3.10 to 3.15"
 #endif
 
 #if PY_VERSION_HEX < 0x030d0000
@@ -60,24 +61,31 @@
 /* And newer. */
 #define V313 (PY_VERSION_HEX >= 0x030d0000)
 #define V314 (PY_VERSION_HEX >= 0x030e0000)
+#define V315 (PY_VERSION_HEX >= 0x030f0000)
 
-/* The releases that the tests run on: version << 8 without the release level. */
-static const unsigned long tested[] = {
-	0x030a0d00, 0x030b0200, 0x030b0700, 0x030c0100, 0x030d0000, 0x030d0500,
-};
+/* Of a state's eval_breaker from 3.13 on; the rest is the version of what tracers are told. */
+#define EVENTS ((uintptr_t)0xff)
 
 static PyInterpreterState *interpreter;
 static const char *swap_name = "public";
 /* All of the places below are known. */
 static bool fast;
 
+#if V315
+/* Of GILState's, counted from the thread pointer. */
+static ptrdiff_t gilstate_offset;
+#else
 /* GILState's; a fork() makes it anew up to 3.12. */
 static pthread_key_t current_key;
+#endif
 /* NULL: not known. */
 static PyThreadState **list_head;
 #if V313
 static PyMutex *list_lock;
-static PyThreadState **last_holder, **main_state;
+static PyThreadState **last_holder;
+static pthread_mutex_t *gil_mutex;
+/* Whom signals and pending calls are told; also the public swap writes it. NULL: not known. */
+static PyThreadState **main_state;
 #else
 static PyThread_type_lock *list_lock;
 #endif
@@ -209,7 +217,7 @@ static int state_limit(PyThreadState *state, fiber_id_t id, size_t stack_size)
 {
 	int limit = Py_GetRecursionLimit();
 #if V314
-	struct fiber_stat stat;
+	struct fiber_stat stat = FIBER_STAT_INIT;
 
 	(void)stack_size;
 	state->py_recursion_limit = limit;
@@ -257,7 +265,28 @@ PyThreadState *interpreter_state_new(fiber_id_t id, size_t stack_size)
 		interpreter_state_free(state);
 		return NULL;
 	}
+#if V313
+	/* It runs nothing yet that could have missed a change of what tracers are told. */
+	__atomic_store_n(&state->eval_breaker,
+			 __atomic_load_n(&PyThreadState_Get()->eval_breaker, __ATOMIC_RELAXED) & ~EVENTS,
+			 __ATOMIC_RELAXED);
+#endif
 	return state;
+}
+
+/*
+ * From 3.13 on a thread that waits for the GIL asks a state to drop it, which was the last holder when
+ * it looked. It looks and asks in one go, under the GIL's mutex: who takes that once after
+ * the last holder has changed knows that nobody asks the former one any more.
+ */
+static void wait_for_requests(void)
+{
+#if V313
+	if (fast) {
+		pthread_mutex_lock(gil_mutex);
+		pthread_mutex_unlock(gil_mutex);
+	}
+#endif
 }
 
 void interpreter_state_free(PyThreadState *state)
@@ -271,6 +300,7 @@ void interpreter_state_free(PyThreadState *state)
 	}
 	list_insert(state);
 	PyThreadState_Clear(state);
+	wait_for_requests();
 	PyThreadState_Delete(state);
 }
 
@@ -388,33 +418,83 @@ static inline void move_limit(PyThreadState *from, PyThreadState *to)
 #endif
 
 #if V313
-#define EVENTS ((uintptr_t)0xff)
+/* _PY_GIL_DROP_REQUEST_BIT, which 3.13 declares where it does not compile outside. */
+#define DROP_REQUEST ((uintptr_t)1)
 
-/* `to` misses what was said to all states since, and takes over what was said to this thread. */
-static void move_events(PyThreadState *from, PyThreadState *to)
+/*
+ * A thread that waits for the GIL looks up its holder and then asks that state to drop it. If
+ * a swap comes between, the request stays on a parked state, and drop_gil() would wait for a
+ * thread that waits no more. Before `to` is the holder: a real waiter asks again.
+ */
+static inline void forget_request(PyThreadState *to)
 {
+	if (__builtin_expect(__atomic_load_n(&to->eval_breaker, __ATOMIC_RELAXED) & DROP_REQUEST, 0))
+		__atomic_fetch_and(&to->eval_breaker, ~DROP_REQUEST, __ATOMIC_SEQ_CST);
+}
+
+/*
+ * `to` misses what was said to all states since, and takes over what was said to this thread.
+ * Whether the code that it runs misses a change of events to be told to tracers.
+ */
+static bool move_events(PyThreadState *from, PyThreadState *to)
+{
+	bool missed;
 	uintptr_t old = __atomic_load_n(&from->eval_breaker, __ATOMIC_RELAXED);
 	uintptr_t new = __atomic_load_n(&to->eval_breaker, __ATOMIC_RELAXED);
 
-	if (__builtin_expect((old ^ new) & ~EVENTS, 0))
+	missed = (old ^ new) & ~EVENTS;
+	if (__builtin_expect(missed, 0))
 		while (!__atomic_compare_exchange_n(&to->eval_breaker, &new,
 						    (old & ~EVENTS) | (new & EVENTS), false,
 						    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 			;
 	if (__builtin_expect(old & EVENTS, 0)) {
+#if V314
+		/* A debugger outside asks the thread, by its state in the list. */
+		if (from->remote_debugger_support.debugger_pending_call) {
+			to->remote_debugger_support = from->remote_debugger_support;
+			from->remote_debugger_support.debugger_pending_call = 0;
+		}
+#endif
 		old = __atomic_fetch_and(&from->eval_breaker, ~EVENTS, __ATOMIC_SEQ_CST);
 		__atomic_fetch_or(&to->eval_breaker, old & EVENTS, __ATOMIC_SEQ_CST);
 	}
+	return missed;
+}
+#endif
+
+#if V315
+/*
+ * An exception in code that has not been told of a tracer crashes 3.15. When events change it tells the
+ * code of all states in the list; so it is made to do that once more, with the parked ones in the
+ * list, which are all up to date then.
+ */
+static __attribute__((noinline)) void tell_code(void)
+{
+	PyObject *monitoring = PySys_GetObject("monitoring"), *result;
+	Fiber *fiber;
+
+	for (fiber = fibers_living; fiber; fiber = fiber->next)
+		if (fiber->tstate && fiber->state == STATE_SUSPENDED && !fiber->tstate->prev)
+			list_insert(fiber->tstate);
+	result = monitoring ? PyObject_CallMethod(monitoring, "restart_events", NULL) : NULL;
+	Py_XDECREF(result);
+	PyErr_Clear();
+	for (fiber = fibers_living; fiber; fiber = fiber->next)
+		if (fiber->tstate && fiber->state == STATE_SUSPENDED) {
+			list_put(fiber->tstate, NULL, &fiber->tstate->prev->next);
+			fiber->tstate->prev = fiber->tstate->next = NULL;
+		}
 }
 #endif
 
 #if !V310 && !V311
-static inline PyThreadState **current_place(void)
+static inline PyThreadState **local_place(ptrdiff_t offset)
 {
 	uintptr_t thread;
 
 	__asm__ volatile("movq %%fs:0, %0" : "=r"(thread));
-	return (PyThreadState **)(thread + (uintptr_t)current_offset);
+	return (PyThreadState **)(thread + (uintptr_t)offset);
 }
 #endif
 
@@ -454,17 +534,26 @@ static inline void make_current(PyThreadState *from, PyThreadState *to)
 #if V313
 	to->state = from->state;
 	from->state = 0;	/* detached */
-	*last_holder = to;
-	if (*main_state == from)
-		*main_state = to;
+#if V314
+	to->holds_gil = from->holds_gil;
+	from->holds_gil = 0;
 #endif
+	forget_request(to);
+	*last_holder = to;
+#endif
+#if V315
+	*local_place(gilstate_offset) = to;
+#else
 	pthread_setspecific(current_key, to);
-	*current_place() = to;
+#endif
+	*local_place(current_offset) = to;
 #endif
 }
 
 void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 {
+	bool missed = false;
+
 	/* First: waiting for its lock may drop the GIL. */
 	list_replace(from, to);
 	move_thread(from, to, moved);
@@ -486,10 +575,18 @@ void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 	if (V310 || V311 || fast)
 		make_current(from, to);
 #if V313
-	move_events(from, to);
+	if (main_state && *main_state == from)
+		*main_state = to;
+	missed = move_events(from, to);
 #endif
 	if (!V310 && !V311 && !fast)
 		PyThreadState_Swap(to);
+#if V315
+	if (__builtin_expect(missed, 0))
+		tell_code();
+#else
+	(void)missed;
+#endif
 }
 
 /* --- finding the places -------------------------------------------------- */
@@ -548,9 +645,12 @@ static bool library_find(struct library *library)
 	return true;
 }
 
-/* The thread-specific value that is the current state. */
+/* The thread-specific value that is the current state. From 3.15 on it is a thread-local. */
 static bool find_key(void)
 {
+#if V315
+	return true;
+#else
 	void *state = PyThreadState_Get();
 	unsigned int found = 0;
 	pthread_key_t key;
@@ -562,6 +662,7 @@ static bool find_key(void)
 		}
 	}
 	return found == 1;
+#endif
 }
 
 /* The only word near the interpreter's beginning that is always its newest state. */
@@ -613,6 +714,7 @@ static bool find_lock(const struct library *library)
 static bool find_holder(void)
 {
 	const _Py_DebugOffsets *offsets = &_PyRuntime.debug_offsets;
+	struct _gil_runtime_state *gil;
 	char *here;
 
 	if (memcmp(offsets->cookie, "xdebugpy", 8) ||
@@ -626,14 +728,16 @@ static bool find_holder(void)
 	    offsets->interpreter_frame.owner != offsetof(_PyInterpreterFrame, owner))
 		return false;
 	here = (char *)interpreter;
+	gil = *(struct _gil_runtime_state **)(here + offsets->interpreter_state.ceval_gil);
 	last_holder = (PyThreadState **)(here + offsets->interpreter_state.gil_runtime_state_holder);
-	return *(char **)(here + offsets->interpreter_state.ceval_gil) ==
-		       here + offsets->interpreter_state.gil_runtime_state &&
-	       *last_holder == PyThreadState_Get();
+	gil_mutex = &gil->mutex;
+	return (char *)gil == here + offsets->interpreter_state.gil_runtime_state &&
+	       (PyThreadState **)(void *)&gil->last_holder == last_holder &&
+	       *last_holder == PyThreadState_Get() && gil->locked == 1;
 }
 
 /* The runtime has the main thread's number, then its state. */
-static bool find_main(const struct library *library)
+static void find_main(const struct library *library)
 {
 	unsigned int found = 0;
 	PyThreadState *state;
@@ -648,60 +752,93 @@ static bool find_main(const struct library *library)
 			found++;
 		}
 	}
-	return found == 1;
+	if (found != 1)
+		main_state = NULL;
 }
 #endif
 
 #if !V310 && !V311
-/* The only thread-local that is the current state, and nothing while there is none. */
+/*
+ * The only thread-local that is the current state, and nothing while there is none; and from
+ * 3.15 on the only one that is the state then, too, which is GILState's.
+ */
 static bool find_current(const struct library *library)
 {
-	PyThreadState *state = PyThreadState_Get(), **place = NULL, *without;
+	PyThreadState *state = PyThreadState_Get(), **places[2] = { NULL, NULL };
 	PyThreadState **word = (PyThreadState **)library->locals;
 	size_t count = library->locals_size / sizeof(*word);
+	const unsigned int expected = V315 ? 2 : 1;
 	unsigned int found = 0;
 	uintptr_t thread;
+	bool right;
 	size_t i;
 
-	if (!word)
-		return false;
-	for (i = 0; i < count; i++) {
+	for (i = 0; word && i < count; i++) {
 		if (word[i] != state)
 			continue;
-		place = &word[i];
+		if (found < expected)
+			places[found] = &word[i];
 		found++;
 	}
-	if (found != 1)
+	if (found != expected)
 		return false;
 	PyEval_SaveThread();
-	without = *place;
+	if (V315 && *places[0]) {
+		PyThreadState **gilstate = places[0];
+
+		places[0] = places[1];
+		places[1] = gilstate;
+	}
+	right = !*places[0] && (!V315 || *places[1] == state);
 	PyEval_RestoreThread(state);
 	__asm__("movq %%fs:0, %0" : "=r"(thread));
-	current_offset = (char *)place - (char *)thread;
-	return !without && *place == state;
+	current_offset = (char *)places[0] - (char *)thread;
+#if V315
+	gilstate_offset = (char *)places[1] - (char *)thread;
+#endif
+	return right && *places[0] == state;
 }
 #endif
 
-static bool find_all(void)
+/* Whether the declared fields of the current state say what they must. */
+static bool is_marked(void)
 {
-	struct library library;
+#if !V310 && !V311
+	PyThreadState *here = PyThreadState_Get();
 
-	if (!library_find(&library) || !find_head())
+	status_init();
+	if ((*status_place(here) & status_current) != status_current)
 		return false;
-	if (!find_lock(&library)) {
+#if V313
+	/* Attached. */
+	if (here->state != 1)
+		return false;
+#endif
+#if V314
+	if (here->holds_gil != 1)
+		return false;
+#endif
+#endif
+	return true;
+}
+
+static bool find_all(const struct library *library)
+{
+	if (!find_head())
+		return false;
+	if (!find_lock(library)) {
 		list_head = NULL;
 		return false;
 	}
 #if V313
-	if (!find_holder() || !find_main(&library))
+	if (!find_holder() || !main_state)
 		return false;
 #endif
 #if !V310 && !V311
-	status_init();
-	return find_current(&library);
-#else
-	return true;
+	if (!find_current(library))
+		return false;
 #endif
+	return is_marked();
 }
 
 static bool is_current(PyThreadState *state, PyThreadState *other)
@@ -740,19 +877,6 @@ static int try_swap(void)
 	return right;
 }
 
-static bool is_tested(void)
-{
-	unsigned long version = PyLong_AsUnsignedLong(PySys_GetObject("hexversion")) & ~0xfful;
-	size_t i;
-
-	if (version != (PY_VERSION_HEX & ~0xfful) && V313)
-		return false;
-	for (i = 0; i < sizeof(tested) / sizeof(tested[0]); i++)
-		if (tested[i] == version)
-			return true;
-	return false;
-}
-
 const char *interpreter_swap_name(void)
 {
 	return swap_name;
@@ -761,6 +885,8 @@ const char *interpreter_swap_name(void)
 int interpreter_init(void)
 {
 	const char *wish = getenv("KFIBER_SWAP");
+	struct library library;
+	bool located;
 	int works;
 
 	interpreter = PyInterpreterState_Get();
@@ -768,7 +894,7 @@ int interpreter_init(void)
 	*(void **)&set_stack = dlsym(RTLD_DEFAULT, "PyUnstable_ThreadState_SetStackProtection");
 	if (!set_stack) {
 		PyErr_SetString(PyExc_ImportError, "kfiber: this release of Python 3.14 cannot be told where "
-						   "a fiber's stack is; mend: install a newer one");
+						   "a fiber's stack is; hint: install a newer one");
 		return -1;
 	}
 #endif
@@ -776,11 +902,14 @@ int interpreter_init(void)
 		PyErr_SetString(PyExc_ImportError, "kfiber: the thread state of this thread was not found");
 		return -1;
 	}
+	located = library_find(&library);
+#if V313
+	if (located)
+		find_main(&library);
+#endif
 	if (wish && !strcmp(wish, "public"))
 		swap_name = "public (KFIBER_SWAP)";
-	else if (!is_tested())
-		swap_name = "public (not tested on this release)";
-	else if (!find_all())
+	else if (!located || !find_all(&library))
 		swap_name = "public (this interpreter is built otherwise)";
 	else
 		fast = true;
@@ -802,7 +931,7 @@ void interpreter_attach(void)
 {
 #if !V310 && !V311
 	/* Thread-locals lie elsewhere on other threads where the library was loaded late. */
-	if (fast && *current_place() != PyThreadState_Get()) {
+	if (fast && *local_place(current_offset) != PyThreadState_Get()) {
 		fast = false;
 		swap_name = "public (the interpreter's thread-locals move)";
 	}
@@ -822,6 +951,30 @@ void interpreter_imported(PyThreadState *root)
 	here->on_delete_data = NULL;
 #else
 	(void)root;
+#endif
+}
+
+void interpreter_trace_pause(void)
+{
+	PyThreadState *state = PyThreadState_Get();
+
+#if V310
+	state->tracing++;
+	state->cframe->use_tracing = 0;
+#else
+	PyThreadState_EnterTracing(state);
+#endif
+}
+
+void interpreter_trace_resume(void)
+{
+	PyThreadState *state = PyThreadState_Get();
+
+#if V310
+	state->tracing--;
+	set_tracing(state);
+#else
+	PyThreadState_LeaveTracing(state);
 #endif
 }
 
@@ -848,7 +1001,12 @@ int interpreter_loop_find(PyObject *get, PyObject *set)
 #if V313
 	PyThreadState *state = PyThreadState_Get();
 	PyObject *before = PyObject_CallNoArgs(get), *probe = PyList_New(0);
-	size_t end = sizeof(PyThreadState), words = 8, found = 0, offset = 0, i;
+#if V314
+	size_t end = offsetof(_PyThreadStateImpl, asyncio_running_loop), words = 1;
+#else
+	size_t end = sizeof(PyThreadState), words = 8;
+#endif
+	size_t found = 0, offset = 0, i;
 
 	if (before && probe) {
 		Py_XDECREF(PyObject_CallOneArg(set, probe));
@@ -867,8 +1025,7 @@ int interpreter_loop_find(PyObject *get, PyObject *set)
 #if V314
 	_PyThreadStateImpl *here = (_PyThreadStateImpl *)state;
 
-	if (offset != offsetof(_PyThreadStateImpl, asyncio_running_loop) ||
-	    here->asyncio_tasks_head.next->prev != &here->asyncio_tasks_head)
+	if (here->asyncio_tasks_head.next->prev != &here->asyncio_tasks_head)
 		return -1;
 #endif
 	loop_offset = offset;
@@ -934,6 +1091,14 @@ static int frame_visit(PyFrameObject *frame, visitproc visit, void *arg)
 	return 0;
 }
 
+PyObject *interpreter_position(int *instruction)
+{
+	PyFrameObject *frame = PyThreadState_Get()->frame;
+
+	*instruction = frame ? frame->f_lasti : 0;
+	return Py_XNewRef(frame ? (PyObject *)frame->f_code : NULL);
+}
+
 static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
 {
 	PyFrameObject *frame;
@@ -970,6 +1135,26 @@ static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
 #define FRAME_ON_C_STACK(frame)	((frame)->owner == FRAME_OWNED_BY_CSTACK)
 #define FRAME_TOP(state)	((state)->current_frame)
 #endif
+
+#if V313
+#define FRAME_NEXT(frame)	((frame)->instr_ptr)
+#else
+#define FRAME_NEXT(frame)	((frame)->prev_instr)
+#endif
+
+PyObject *interpreter_position(int *instruction)
+{
+	_PyInterpreterFrame *frame = FRAME_TOP(PyThreadState_Get());
+	PyObject *code;
+
+	while (frame && FRAME_ON_C_STACK(frame))
+		frame = frame->previous;
+	if (!frame)
+		return NULL;
+	code = FRAME_CODE(frame);
+	*instruction = (int)(FRAME_NEXT(frame) - _PyCode_CODE((PyCodeObject *)code));
+	return Py_NewRef(code);
+}
 
 #if V314
 /* How much of the frame's stack is in use is written down before each call. */
@@ -1031,6 +1216,59 @@ static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
 	return 0;
 }
 #endif
+
+/* Frame objects and generators lead to the frames that they came from. */
+static bool frames_shared(const PyThreadState *state)
+{
+#if V310
+	/* Frames are objects, and none is on the stack. */
+	(void)state;
+#else
+	_PyInterpreterFrame *frame;
+
+	for (frame = FRAME_TOP(state); frame; frame = frame->previous) {
+		if (FRAME_ON_C_STACK(frame))
+			continue;
+		if (frame->owner != FRAME_OWNED_BY_THREAD ||
+		    (frame->frame_obj && Py_REFCNT(frame->frame_obj) > 1))
+			return true;
+	}
+#endif
+	return false;
+}
+
+bool interpreter_state_lose(PyThreadState *state)
+{
+#if V310
+	PyFrameObject *frame = state->frame, *back;
+#endif
+
+	if (frames_shared(state))
+		return false;
+#if V310
+	state->frame = NULL;
+	state->cframe = &state->root_cframe;
+#elif V311 || V312
+	state->cframe = &state->root_cframe;
+	state->cframe->current_frame = NULL;
+#else
+	state->current_frame = NULL;
+#endif
+	/* What generators handle is theirs, and those are gone. */
+	state->exc_info = &state->exc_state;
+	list_insert(state);
+	PyThreadState_Clear(state);
+	PyThreadState_Delete(state);
+#if V310
+	/* What the loop that ran each of them owned. A generator owns its own. */
+	for (; frame; frame = back) {
+		back = frame->f_back;
+		if (!frame->f_gen)
+			Py_DECREF(frame);
+	}
+#endif
+	return true;
+}
 
 void interpreter_expect(const PyThreadState *state, int steps)
 {

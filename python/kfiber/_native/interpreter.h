@@ -30,6 +30,9 @@ PyThreadState *interpreter_state_new(fiber_id_t id, size_t stack_size);
 /* Its fiber has finished. The caller runs another one. */
 void interpreter_state_free(PyThreadState *state);
 
+/* Its fiber is never resumed. False: somebody may look at its frames, so that it stays, and the stack too. */
+bool interpreter_state_lose(PyThreadState *state);
+
 /*
  * The calling thread runs `to` from now on, `from` before. What belongs to the
  * thread moves along. `moved`: `to` ran on another thread the last time. The
@@ -40,7 +43,7 @@ void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved);
 /* The calling thread is about to run fibers. */
 void interpreter_attach(void);
 
-/* The context that code begins to run in. Takes the reference. */
+/* The context that code runs in, without entering it. Takes the reference. */
 void interpreter_set_context(PyThreadState *state, PyObject *context);
 
 /* asyncio has been imported, whose functions these are. -1: its loops cannot be followed. */
@@ -52,6 +55,12 @@ int interpreter_loop_find(PyObject *get, PyObject *set);
 PyObject *interpreter_task_swap(PyObject *task);
 /* Whether the running loop may be another one than at the last call. */
 bool interpreter_loop_changed(struct thread *thread);
+
+/*
+ * The code that the calling thread executes, and the index of its instruction. New reference; NULL: no
+ * Python code.
+ */
+PyObject *interpreter_position(int *instruction);
 
 /* Visits what a suspended fiber's thread state owns. */
 int interpreter_visit(PyThreadState *state, visitproc visit, void *arg);
@@ -73,6 +82,10 @@ void interpreter_error_give(PyObject *error);
  * the main thread's end: that is the thread's own one's business, not a fiber's.
  */
 void interpreter_imported(PyThreadState *root);
+
+/* What is called in between is not traced. */
+void interpreter_trace_pause(void);
+void interpreter_trace_resume(void);
 
 /* Whether only the thread state that ends the interpreter may run. */
 bool interpreter_ends(void);

@@ -11,21 +11,21 @@
 static PyObject *get_loop, *set_loop;
 bool loop_imported;
 
-void loop_import(PyObject *modules)
+bool loop_import(PyObject *modules)
 {
 	PyObject *module = loop_imported ? NULL : PyDict_GetItemString(modules, "_asyncio");
 
-	if (!module)
-		return;
+	if (!module || module == Py_None)
+		return true;
 	get_loop = PyObject_GetAttrString(module, "_get_running_loop");
 	set_loop = PyObject_GetAttrString(module, "_set_running_loop");
 	loop_imported = get_loop && set_loop && !interpreter_loop_find(get_loop, set_loop);
 	if (loop_imported)
-		return;
-	/* It may be half-way through its own import. */
+		return true;
 	PyErr_Clear();
 	Py_CLEAR(get_loop);
 	Py_CLEAR(set_loop);
+	return false;
 }
 
 /* New reference; NULL: none, or it failed. */

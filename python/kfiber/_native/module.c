@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "docstrings.h"
 #include "interpreter.h"
 
 #include <errno.h>
@@ -107,7 +108,8 @@ static PyObject *end(PyObject *module, PyObject *unused)
 	for (i = 0; i < PyList_GET_SIZE(list); i++) {
 		Fiber *fiber = (Fiber *)PyList_GET_ITEM(list, i);
 
-		if (fiber->state == STATE_SUSPENDED && !fiber->waiting &&
+		/* Greenlets stay as they are, as greenlet has it. */
+		if (fiber->state == STATE_SUSPENDED && !fiber->waiting && fiber->owner == (PyObject *)fiber &&
 		    (!fiber->home || fiber->home == here) && !fiber->root)
 			transfer_end(fiber, true);
 	}
@@ -125,13 +127,50 @@ static PyObject *forked(PyObject *module, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
+static PyObject *adopt(PyObject *module, PyObject *unused)
+{
+	Fiber *fiber;
+
+	(void)module;
+	(void)unused;
+	for (fiber = fibers_living; fiber; fiber = fiber->next)
+		fiber->inherited = false;
+	Py_RETURN_NONE;
+}
+
+static PyObject *share_context(PyObject *module, PyObject *op)
+{
+	PyObject *context = PyThreadState_Get()->context;
+	Fiber *fiber = (Fiber *)op;
+
+	(void)module;
+	if (!PyObject_TypeCheck(op, &Fiber_Type) || fiber->state != STATE_NEW) {
+		PyErr_SetString(PyExc_TypeError, "share_context() takes a new Fiber");
+		return NULL;
+	}
+	Py_XSETREF(fiber->context, Py_XNewRef(context));
+	fiber->shared = true;
+	Py_RETURN_NONE;
+}
+
+static PyObject *cycles(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return PyLong_FromUnsignedLongLong(__builtin_ia32_rdtsc());
+}
+
 static PyMethodDef functions[] = {
-	{ "current", current, METH_NOARGS, NULL },
-	{ "root", root, METH_NOARGS, NULL },
-	{ "fibers", fibers, METH_NOARGS, NULL },
-	{ "engine", engine, METH_NOARGS, NULL },
-	{ "set_engine", set_engine, METH_O, NULL },
-	{ "swap", swap, METH_NOARGS, NULL },
+	{ "current", current, METH_NOARGS, DOC_current },
+	{ "root", root, METH_NOARGS, DOC_root },
+	{ "fibers", fibers, METH_NOARGS, DOC_fibers },
+	{ "adopt", adopt, METH_NOARGS, DOC_adopt },
+	{ "engine", engine, METH_NOARGS, DOC_engine },
+	{ "set_engine", set_engine, METH_O, DOC_set_engine },
+	{ "set_observer", switch_observer_set, METH_O, DOC_set_observer },
+	{ "share_context", share_context, METH_O, DOC_share_context },
+	{ "swap", swap, METH_NOARGS, DOC_swap },
+	{ "cycles", cycles, METH_NOARGS, DOC_cycles },
 	{ 0 },
 };
 
@@ -181,9 +220,8 @@ static int begin(PyObject *module)
 		return PyDict_Merge(PyModule_GetDict(module), PyModule_GetDict(first), 0);
 	if (interpreter_init())
 		return -1;
-	import_modules = PyImport_GetModuleDict();
-	if (error_init(module) || fiber_type_init(module) || local_type_init(module) ||
-	    thread_types_init(module) || call("atexit", "register", NULL, &end_method) ||
+	if (import_init() || error_init(module) || fiber_type_init(module) || local_type_init(module) ||
+	    thread_types_init(module) || green_init_module(module) || call("atexit", "register", NULL, &end_method) ||
 	    call("os", "register_at_fork", "after_in_child", &forked_method))
 		return -1;
 	first = Py_NewRef(module);
@@ -198,6 +236,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "kfiber._native",
+	.m_doc = DOC_module,
 	.m_methods = functions,
 	.m_slots = slots,
 };

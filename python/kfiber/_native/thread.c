@@ -4,6 +4,7 @@
  * and stays one until it ends, which the interpreter tells by clearing the
  * thread state's dictionary; attach() does it for a block.
  */
+#include "docstrings.h"
 #include "interpreter.h"
 
 #include <errno.h>
@@ -54,6 +55,8 @@ static void thread_end(struct thread *thread)
 		return;
 	if (here)
 		thread_drain(thread);
+	if (here && thread->greenlets)
+		green_drain(thread);
 	thread->alive = false;
 	thread->root = thread->current = NULL;
 	*thread->link = thread->next;
@@ -61,10 +64,12 @@ static void thread_end(struct thread *thread)
 		thread->next->link = thread->link;
 	root->state = STATE_FINISHED;
 	root->tstate = NULL;
+	waiters_wake(root);
 	if (current != root) {
 		/* Its frames are lost with the thread. */
 		current->state = STATE_FINISHED;
 		current->tstate = NULL;
+		waiters_wake(current);
 		fiber_retire(current);
 	}
 	if (here) {
@@ -75,8 +80,12 @@ static void thread_end(struct thread *thread)
 	Py_CLEAR(thread->loop);
 	Py_CLEAR(thread->hooks);
 	Py_CLEAR(thread->task);
+	if (thread->greenlets)
+		green_thread_end(thread);
+	if (root->greenlet)
+		green_ended(root);
 	Py_DECREF(root);
-	Py_DECREF(current);
+	Py_DECREF(current->owner);
 	/* The thread is gone: they unwind on this one. */
 	thread_drain(thread);
 }
@@ -109,6 +118,7 @@ static struct thread *convert(bool lasting)
 		return NULL;
 	}
 	thread->references = 1;
+	thread->ident = PyThread_get_thread_ident();
 	/* First all that may run code, which may convert the thread itself. */
 	root = fiber_root_new();
 	if (!root)
@@ -187,6 +197,14 @@ void thread_give_back(void)
 	thread_drop(thread);
 }
 
+void threads_note_greenlets(void)
+{
+	struct thread *thread;
+
+	for (thread = threads; thread; thread = thread->next)
+		thread->greenlets_before = thread->current->stack;
+}
+
 /*
  * The child of a fork() has no fibers with some engines. This thread goes on in the
  * one that forked, which is its own from now on.
@@ -225,7 +243,11 @@ static void begin_again(struct thread *thread)
 void thread_forked(void)
 {
 	struct thread *here = thread_self(), *thread, *next;
+	Fiber *fiber;
 	fiber_id_t id;
+
+	for (fiber = fibers_living; fiber; fiber = fiber->next)
+		fiber->inherited = fiber->state == STATE_SUSPENDED;
 
 	for (thread = threads; thread; thread = next) {
 		next = thread->next;
@@ -311,14 +333,16 @@ static void attach_dealloc(PyObject *op)
 }
 
 static PyMethodDef attach_methods[] = {
-	{ "__enter__", attach_enter, METH_NOARGS, NULL },
-	{ "__exit__", (PyCFunction)(void (*)(void))attach_exit, METH_FASTCALL, NULL },
+	{ "__enter__", attach_enter, METH_NOARGS, DOC_attach___enter__ },
+	{ "__exit__", (PyCFunction)(void (*)(void))attach_exit, METH_FASTCALL,
+	  DOC_attach___exit__ },
 	{ 0 },
 };
 
 static PyTypeObject Attach_Type = {
 	PyVarObject_HEAD_INIT(NULL, 0)
 	.tp_name = "kfiber.attach",
+	.tp_doc = DOC_attach,
 	.tp_basicsize = sizeof(Attach),
 	.tp_flags = Py_TPFLAGS_DEFAULT,
 	.tp_new = PyType_GenericNew,
@@ -328,11 +352,41 @@ static PyTypeObject Attach_Type = {
 
 /* --- pin() --------------------------------------------------------------- */
 
-typedef struct {
+/*
+ * Borrowed fiber: before 3.14 the collector does not see that the fiber's own frame keeps
+ * the pin, so that a pin which owned its fiber would keep both for ever.
+ */
+typedef struct pin {
 	PyObject_HEAD
-	/* Owned, while the block is entered. */
+	/* While the block is entered, else NULL. */
 	Fiber *fiber;
+	/* In fiber->pinned. */
+	struct pin *next, **link;
 } Pin;
+
+static void pin_link(Pin *pin, Fiber *fiber)
+{
+	pin->fiber = fiber;
+	pin->next = fiber->pinned;
+	pin->link = &fiber->pinned;
+	if (pin->next)
+		pin->next->link = &pin->next;
+	fiber->pinned = pin;
+}
+
+static void pin_unlink(Pin *pin)
+{
+	*pin->link = pin->next;
+	if (pin->next)
+		pin->next->link = pin->link;
+	pin->fiber = NULL;
+}
+
+void pin_forget(Fiber *fiber)
+{
+	while (fiber->pinned)
+		pin_unlink(fiber->pinned);
+}
 
 static PyObject *pin_enter(PyObject *op, PyObject *unused)
 {
@@ -352,7 +406,7 @@ static PyObject *pin_enter(PyObject *op, PyObject *unused)
 		thread_take(thread);
 		fiber->home = thread;
 	}
-	pin->fiber = (Fiber *)Py_NewRef(fiber);
+	pin_link(pin, fiber);
 	return Py_NewRef((PyObject *)fiber);
 }
 
@@ -362,13 +416,12 @@ static void pin_leave(Pin *pin)
 
 	if (!fiber)
 		return;
-	pin->fiber = NULL;
+	pin_unlink(pin);
 	/* A thread's own one stays there. */
 	if (!--fiber->pins && !fiber->root) {
 		thread_drop(fiber->home);
 		fiber->home = NULL;
 	}
-	Py_DECREF(fiber);
 }
 
 static PyObject *pin_exit(PyObject *op, PyObject *const *args, Py_ssize_t count)
@@ -383,40 +436,27 @@ static PyObject *pin_exit(PyObject *op, PyObject *const *args, Py_ssize_t count)
 	Py_RETURN_NONE;
 }
 
-static int pin_traverse(PyObject *op, visitproc visit, void *arg)
-{
-	Py_VISIT(((Pin *)op)->fiber);
-	return 0;
-}
-
-static int pin_clear(PyObject *op)
-{
-	pin_leave((Pin *)op);
-	return 0;
-}
-
 static void pin_dealloc(PyObject *op)
 {
-	PyObject_GC_UnTrack(op);
 	pin_leave((Pin *)op);
 	Py_TYPE(op)->tp_free(op);
 }
 
 static PyMethodDef pin_methods[] = {
-	{ "__enter__", pin_enter, METH_NOARGS, NULL },
-	{ "__exit__", (PyCFunction)(void (*)(void))pin_exit, METH_FASTCALL, NULL },
+	{ "__enter__", pin_enter, METH_NOARGS, DOC_pin___enter__ },
+	{ "__exit__", (PyCFunction)(void (*)(void))pin_exit, METH_FASTCALL,
+	  DOC_pin___exit__ },
 	{ 0 },
 };
 
 static PyTypeObject Pin_Type = {
 	PyVarObject_HEAD_INIT(NULL, 0)
 	.tp_name = "kfiber.pin",
+	.tp_doc = DOC_pin,
 	.tp_basicsize = sizeof(Pin),
-	.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+	.tp_flags = Py_TPFLAGS_DEFAULT,
 	.tp_new = PyType_GenericNew,
 	.tp_dealloc = pin_dealloc,
-	.tp_traverse = pin_traverse,
-	.tp_clear = pin_clear,
 	.tp_methods = pin_methods,
 };
 

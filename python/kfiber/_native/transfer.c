@@ -24,6 +24,10 @@ static inline Fiber *arrive(Fiber *fiber)
 	Fiber *left = thread->left;
 	bool moved = fiber->thread != thread;
 
+	/* Greenlets of a thread have one depth of tracing, as greenlet has it. */
+	if (__builtin_expect(left->tstate->tracing != fiber->tstate->tracing, 0) && left->greenlet &&
+	    fiber->greenlet)
+		fiber->tstate->tracing = left->tstate->tracing;
 	interpreter_swap(left->tstate, fiber->tstate, moved);
 	thread->left = NULL;
 	if (moved) {
@@ -44,12 +48,16 @@ static inline Fiber *arrive(Fiber *fiber)
 static inline __attribute__((always_inline)) PyObject *receive(Fiber *fiber)
 {
 	Fiber *left = arrive(fiber);
-	PyObject *message = fiber->message;
+	PyObject *message = fiber->message, *owner = left->owner;
 	bool failed = fiber->failed;
 
 	/* Before the other one goes, which may switch to this one again. */
 	fiber->message = NULL;
-	Py_DECREF(left);
+	if (__builtin_expect(switch_observer != NULL, 0))
+		switch_observer_tell(left);
+	if (__builtin_expect(left->state == STATE_FINISHED && left->greenlet, 0))
+		green_ended(left);
+	Py_DECREF(owner);
 	if (__builtin_expect(fiber->loop != NULL, 0))
 		loop_return(fiber);
 	if (!failed)
@@ -66,19 +74,21 @@ static inline __attribute__((always_inline)) int leave(struct thread *thread, Fi
 	int err;
 
 	to->state = STATE_RUNNING;
+	to->inherited = false;
 	thread->left = from;
-	thread->current = (Fiber *)Py_NewRef((PyObject *)to);
+	thread->current = to;
+	Py_INCREF(to->owner);
 	err = fiber_switch(to->id);
 	if (!err)
 		return 0;
 	to->state = former;
 	thread->left = NULL;
 	thread->current = from;
-	Py_DECREF(to);
+	Py_DECREF(to->owner);
 	return err;
 }
 
-static bool enterable(const Fiber *fiber, const struct thread *thread)
+bool transfer_possible(const Fiber *fiber, const struct thread *thread)
 {
 	return fiber->state == STATE_SUSPENDED && !fiber->waiting &&
 	       (!fiber->home || fiber->home == thread);
@@ -90,7 +100,7 @@ static Fiber *heir(Fiber *from, const struct thread *thread, const Fiber *self)
 	Fiber *fiber;
 
 	for (fiber = from->parent; fiber; fiber = fiber->parent)
-		if (fiber == self || enterable(fiber, thread))
+		if (fiber == self || transfer_possible(fiber, thread))
 			return fiber;
 	return thread->root;
 }
@@ -107,10 +117,16 @@ static _Noreturn void abandon(Fiber *self)
 	PyErr_WriteUnraisable((PyObject *)self);
 	self->state = STATE_FINISHED;
 	fiber_unlink(self);
+	waiters_wake(self);
 	to->message = Py_NewRef(Py_None);
 	to->failed = false;
 	leave(thread_self(), to);
 	Py_FatalError("kfiber: a fiber that was given up goes on");
+}
+
+static bool is_of_greenlet(const Fiber *fiber)
+{
+	return fiber->owner != (const PyObject *)fiber;
 }
 
 /* The calling fiber's target has returned or raised: `message`, taken. */
@@ -121,6 +137,8 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 
 	/* All of this may run code, which may switch. */
 	import_check();
+	if (self->context && PyContext_Exit(self->context))
+		PyErr_Clear();
 	interpreter_set_context(self->tstate, NULL);
 	fiber_retire(self);
 	if (loop_imported)
@@ -135,9 +153,20 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 		Py_Exit(failed);
 	}
 	thread = thread_self();
-	to = self->exiting ? self->ender : heir(self, thread, NULL);
+	if (self->exiting)
+		to = self->ender;
+	else if (is_of_greenlet(self))
+		to = green_heir(self, &message, &failed);
+	else
+		to = heir(self, thread, NULL);
 	self->refusals = 0;
 	self->state = STATE_FINISHED;
+	/* The traceback of what ended it would keep what it held. */
+	if (!is_of_greenlet(self) && !self->exiting) {
+		self->result = Py_NewRef(message);
+		self->raised = failed;
+	}
+	waiters_wake(self);
 	to->message = message;
 	to->failed = failed;
 	leave(thread, to);
@@ -147,14 +176,27 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 void transfer_start(void *unused)
 {
 	Fiber *self = thread_self()->current;
-	PyObject *result;
+	PyObject *result, *message;
+	bool shared;
 
 	(void)unused;
-	Py_XDECREF(receive(self));
-	interpreter_set_context(self->tstate, self->context);
-	self->context = NULL;
-	/* They stay where a collection finds them. */
-	result = PyObject_Call(self->target, self->args, NULL);
+	message = receive(self);
+	shared = self->shared || is_of_greenlet(self);
+	interpreter_set_context(self->tstate, shared ? self->context : NULL);
+	if (shared)
+		self->context = NULL;
+	/* transfer_prepare() has tried it. */
+	if (self->context && PyContext_Enter(self->context)) {
+		Py_CLEAR(self->context);
+		Py_XDECREF(message);
+		result = NULL;
+	} else if (is_of_greenlet(self)) {
+		result = green_run(self, message);
+	} else {
+		Py_XDECREF(message);
+		/* They stay where a collection finds them. */
+		result = PyObject_Call(self->target, self->args, self->kwargs);
+	}
 	if (result)
 		finish(self, result, false);
 	finish(self, interpreter_error_take(), true);
@@ -163,23 +205,18 @@ void transfer_start(void *unused)
 static PyObject *refuse_state(Fiber *to)
 {
 	if (to->state == STATE_FINISHED)
-		return error_format(FiberFinishedError, EOWNERDEAD, "%R has finished", to);
+		return fiber_finished(to);
 	/* To be counted there too. Not while its thread is on its way to it or away. */
 	if (to->thread && to->thread->alive && to->thread->current == to && !to->thread->left)
 		fiber_switch(to->id);
 	return error_format(FiberRunningError, EBUSY, "%R is running", to);
 }
 
-/* Whether `thread` may leave its current fiber for `to`. False with an exception set. */
-static bool may_enter(struct thread *thread, Fiber *to)
+/* Whether `to` may run on `thread` now. False with an exception set. */
+static bool may_reach(struct thread *thread, Fiber *to)
 {
-	Fiber *from = thread->current;
-
-	if (__builtin_expect(from->exiting, 0)) {
-		if (++from->refusals > REFUSALS_MAX)
-			abandon(from);
-		error_format(FiberError, ECANCELED,
-			     "nobody reaches this fiber any more: it may not leave before it has ended");
+	if (__builtin_expect(thread->observed, 0)) {
+		error_format(FiberError, EAGAIN, "an observer may not switch fibers");
 		return false;
 	}
 	if (__builtin_expect(fibers_over, 0) && interpreter_ends()) {
@@ -201,12 +238,30 @@ static bool may_enter(struct thread *thread, Fiber *to)
 	return !greenlet_imported || !greenlet_inside();
 }
 
+/* Whether `thread` may leave its current fiber for `to`. False with an exception set. */
+static bool may_enter(struct thread *thread, Fiber *to)
+{
+	Fiber *from = thread->current;
+
+	if (__builtin_expect(from->exiting, 0)) {
+		if (++from->refusals > REFUSALS_MAX)
+			abandon(from);
+		error_format(FiberError, ECANCELED,
+			     "nobody reaches this fiber any more: it may not leave before it has ended");
+		return false;
+	}
+	return may_reach(thread, to);
+}
+
 /* throw() into a new fiber. */
 static PyObject *finish_unrun(struct thread *thread, Fiber *self, PyObject *error)
 {
 	Fiber *from = thread->current, *to;
 
 	fiber_retire(self);
+	self->result = Py_NewRef(error);
+	self->raised = true;
+	waiters_wake(self);
 	/* Which may have run code. */
 	thread = thread_self();
 	to = heir(self, thread, from);
@@ -218,18 +273,34 @@ static PyObject *finish_unrun(struct thread *thread, Fiber *self, PyObject *erro
 	return NULL;
 }
 
-PyObject *transfer(Fiber *to, PyObject *message, bool failed)
+/* Whether a new fiber may enter its context, which at most one may at a time. -1 with an exception set. */
+static int try_context(Fiber *to)
+{
+	if (!to->context || to->shared || is_of_greenlet(to))
+		return 0;
+	if (PyContext_Enter(to->context))
+		return -1;
+	return PyContext_Exit(to->context);
+}
+
+int transfer_prepare(Fiber *to)
+{
+	if (try_context(to))
+		return -1;
+	to->tstate = interpreter_state_new(to->id, to->stack_size);
+	return to->tstate ? 0 : -1;
+}
+
+static inline __attribute__((always_inline)) struct thread *begin(void)
 {
 	struct thread *thread;
-	Fiber *from;
-	int err;
 
 	import_check();
 	thread = thread_self();
 	if (__builtin_expect(!thread, 0)) {
 		thread = thread_convert();
 		if (!thread)
-			goto refuse;
+			return NULL;
 	}
 	/* What may run code may go on elsewhere. */
 	if (__builtin_expect(thread->doomed != NULL, 0)) {
@@ -240,19 +311,48 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 		loop_leave(thread);
 		thread = thread_self();
 	}
+	return thread;
+}
+
+struct thread *transfer_begin(void)
+{
+	return begin();
+}
+
+/* Nobody was left, and an exception may be set. */
+void transfer_cancel(void)
+{
+	Fiber *from = thread_self()->current;
+	PyObject *error;
+
+	if (!from->loop)
+		return;
+	error = PyErr_Occurred() ? interpreter_error_take() : NULL;
+	loop_return(from);
+	if (error)
+		interpreter_error_give(error);
+}
+
+static inline __attribute__((always_inline)) PyObject *
+commit(struct thread *thread, Fiber *to, PyObject *message, bool failed)
+{
+	Fiber *from;
+	int err;
+
 	if (!may_enter(thread, to))
 		goto stay;
 	if (to->state == STATE_NEW) {
-		if (failed)
-			return finish_unrun(thread, to, message);
-		if (message != Py_None) {
-			PyErr_SetString(PyExc_TypeError,
-					"the first switch() to a fiber takes no value: its arguments "
-					"are those of Fiber()");
-			goto stay;
+		if (!is_of_greenlet(to)) {
+			if (failed)
+				return finish_unrun(thread, to, message);
+			if (message != Py_None) {
+				PyErr_SetString(PyExc_TypeError,
+						"the first switch() to a fiber takes no value: its "
+						"arguments are those of Fiber()");
+				goto stay;
+			}
 		}
-		to->tstate = interpreter_state_new(to->id, to->stack_size);
-		if (!to->tstate)
+		if (transfer_prepare(to))
 			goto stay;
 	}
 	from = thread->current;
@@ -268,14 +368,43 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 	}
 	error_raise(err, "the switch failed");
 stay:
-	from = thread_self()->current;
-	if (from->loop) {
-		PyObject *error = interpreter_error_take();
+	if (to->state == STATE_NEW && is_of_greenlet(to))
+		green_not_begun(to);
+	transfer_cancel();
+	Py_DECREF(message);
+	return NULL;
+}
 
-		loop_return(from);
-		interpreter_error_give(error);
+PyObject *transfer_commit(struct thread *thread, Fiber *to, PyObject *message, bool failed)
+{
+	return commit(thread, to, message, failed);
+}
+
+PyObject *transfer_resume(Fiber *to, PyObject *message, bool *gone)
+{
+	struct thread *thread = thread_self();
+
+	if (__builtin_expect(loop_imported || thread->doomed ||
+			     atomic_load_explicit(&import_pending, memory_order_relaxed), 0)) {
+		Py_INCREF(to);
+		thread = begin();
+		*gone = Py_REFCNT(to) == 1;
+		Py_DECREF(to);
+		if (*gone || !thread) {
+			transfer_cancel();
+			Py_DECREF(message);
+			return NULL;
+		}
 	}
-refuse:
+	return commit(thread, to, message, false);
+}
+
+PyObject *transfer(Fiber *to, PyObject *message, bool failed)
+{
+	struct thread *thread = begin();
+
+	if (thread)
+		return commit(thread, to, message, failed);
 	Py_DECREF(message);
 	return NULL;
 }
@@ -333,13 +462,42 @@ stay:
 		loop_return(from);
 }
 
+int transfer_kill(Fiber *self)
+{
+	struct thread *thread;
+
+	import_check();
+	thread = thread_convert();
+	if (!thread)
+		return -1;
+	if (self->state == STATE_FINISHED && self->id)
+		return 0;
+	if (self->root) {
+		error_format(FiberError, EPERM, "%R is a thread: it ends with that", self);
+		return -1;
+	}
+	if (!may_reach(thread, self))
+		return -1;
+	if (self->state == STATE_NEW) {
+		fiber_retire(self);
+		waiters_wake(self);
+		return 0;
+	}
+	/* Somebody has to own it when its frames do not any more. */
+	Py_INCREF(self);
+	end_here(self);
+	Py_DECREF(self);
+	return 0;
+}
+
 void transfer_end(Fiber *self, bool here)
 {
 	struct thread *owner = self->home ? self->home : self->thread;
 	PyObject *error;
 	bool lent;
 
-	if (fibers_over)
+	/* The parent of a fork() ends its own. */
+	if (fibers_over || self->inherited)
 		return;
 	error = PyErr_Occurred() ? interpreter_error_take() : NULL;
 	if (!here && owner->alive && owner != thread_self()) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`kfiber doctor`: what this machine can do, what is missing, and a hint how to get it."""
+"""`kfiber doctor`: what this machine can do, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import platform
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from kfiber import module
 from kfiber.errors import KfiberError
-from kfiber.vm.boot import Machine
+from kfiber.hint import as_root, install
+from kfiber.vm.qemu import Machine
 
 EPILOG = """\
 A virtual machine (kfiber vm run) needs the lines under "virtual machine" only;
@@ -51,8 +51,8 @@ def _path() -> str:
 
 def _tool(part: str, name: str, package: str) -> Finding:
     found = shutil.which(name, path=_path())
-    hint = None if found else f"apt-get install {package}"
-    return Finding(part, name, found is not None, found or "not installed", hint)
+    advice = None if found else install(package)
+    return Finding(part, name, found is not None, found or "not installed", advice)
 
 
 def _headers() -> Finding:
@@ -76,13 +76,7 @@ def _loaded() -> Finding:
         return Finding(HERE, name, False, says, f"as root: {hint}")
     if status.loaded:
         return Finding(HERE, name, False, f"loaded, but {module.DEVICE} does not answer", "dmesg")
-    return Finding(HERE, name, False, "not loaded", _as_root("load"))
-
-
-def _as_root(action: str) -> str:
-    """The line that does it whatever PATH sudo gives."""
-    sudo = [] if os.geteuid() == 0 else ["sudo"]
-    return shlex.join([*sudo, sys.executable, "-m", "kfiber", "module", action])
+    return Finding(HERE, name, False, "not loaded", as_root("module", "load"))
 
 
 def _word(path: Path) -> str | None:
@@ -106,7 +100,7 @@ def _signatures() -> Finding:
 def _busybox() -> Finding:
     path = Path("/bin/busybox")
     ok = path.exists()
-    hint = None if ok else "apt-get install busybox-static"
+    hint = None if ok else install("busybox-static")
     return Finding(VM, "busybox", ok, str(path) if ok else "not installed", hint)
 
 
@@ -128,11 +122,29 @@ def _memory() -> Finding:
 def _fibers() -> Finding:
     """Whether this Python can run fibers itself."""
     try:
+        import kfiber
+
+        kfiber.engine  # noqa: B018 - loads the extension
         from kfiber._native import swap
     except ImportError as error:
-        hint = "install kfiber with a C compiler and this Python's headers there"
-        return Finding(NOTE, "fibers", False, f"not in this Python: {error}", hint)
+        says, _, hint = str(error).partition("; hint: ")
+        return Finding(NOTE, "fibers", False, says, hint or "make build, or pip install .")
     return Finding(NOTE, "fibers", True, f"thread states are swapped the {swap()} way")
+
+
+def _greenlet() -> Finding:
+    """What `import greenlet` gets in this Python, with these environment variables."""
+    try:
+        from kfiber import greenlet
+    except ImportError:
+        return Finding(NOTE, "greenlet", True, "greenlet itself")
+    if greenlet.installed():
+        return Finding(NOTE, "greenlet", True, "kfiber.greenlet: its greenlets are fibers")
+    if os.environ.get(greenlet.VARIABLE, "0") != "0":
+        says = f"greenlet itself, although {greenlet.VARIABLE} is set"
+        return Finding(NOTE, "greenlet", False, says, "pip install kfiber in this Python")
+    says = f"greenlet itself; {greenlet.VARIABLE}=1 makes its greenlets fibers"
+    return Finding(NOTE, "greenlet", True, says)
 
 
 def findings() -> Iterator[Finding]:
@@ -152,6 +164,7 @@ def findings() -> Iterator[Finding]:
     yield Finding(NOTE, "kernel", True, f"{platform.release()} on {platform.machine()}")
     yield Finding(NOTE, "python", True, platform.python_version())
     yield _fibers()
+    yield _greenlet()
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -13,7 +13,7 @@ from kfiber import module
 EPILOG = """\
 examples:
   kfiber module build                    for the running kernel, into your cache
-  sudo kfiber module load                build if need be, and load
+  sudo kfiber module load                build it if necessary, and load it
   sudo kfiber module load max_fibers=1000
   sudo kfiber module load --group dev    for root and the members of group dev
   kfiber module status --json
@@ -25,8 +25,8 @@ use: kfiber vm run
 
 
 LOAD_EPILOG = """\
-`modinfo $(kfiber module build)` describes the parameters. Whoever may open
-/dev/fiber may have fibers and use kernel memory for them, up to the limits
+`modinfo $(kfiber module build)` describes the parameters. A user who may
+open /dev/fiber may have fibers and use kernel memory for them, up to the limits
 that the parameters set. The kernel gives it to root only. A udev rule can do
 the same as --group at each boot: docs/howto/module.md.
 
@@ -73,8 +73,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     load = actions.add_parser(
         "load",
-        help="load it, built first if need be",
-        description="Loads the module into this kernel, and says who may use /dev/fiber then.",
+        help="load it; build it first if necessary",
+        description="Loads the module into this kernel, and prints who may use /dev/fiber.",
         epilog=LOAD_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,7 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     load.add_argument(
         "--group",
         metavar="GROUP",
-        help=f"give the device to it (default: {module.GROUP} if there is such a group)",
+        help=f"give the device to this group (default: {module.GROUP} if there is such a group)",
     )
     load.add_argument(
         "--mode",
@@ -95,7 +95,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     unload = actions.add_parser("unload", help="unload it")
     unload.set_defaults(main=unload_main)
 
-    status = actions.add_parser("status", help="say how it is; exits with 1 if it is unusable")
+    status = actions.add_parser("status", help="print its state; exit with 1 if it is unusable")
     status.add_argument("--json", action="store_true")
     status.set_defaults(main=status_main)
 

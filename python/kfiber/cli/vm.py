@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from kfiber import module
+from kfiber.cli import options
 from kfiber.cli.module import parameter
-from kfiber.vm import boot, kernels, klog
+from kfiber.errors import KfiberError
+from kfiber.vm import kernels, klog, qemu
 from kfiber.vm.errors import KERNEL_PROBLEM, MISSING, NO_GUEST, TIMEOUT, VmError
+from kfiber.vm.guest import CHANNEL
+from kfiber.vm.run import run
 
 EXAMPLES = """\
 examples:
-  kfiber vm run -- ls /proc/self/fiber
+  kfiber vm run -- kfiber module status
   kfiber vm run --kernel 6.12 --cpus 1 -- ./demo
   kfiber vm run --append 'log_buf_len=16M' --timeout 60 -- ./stress
 """
@@ -59,16 +65,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     run = actions.add_parser(
         "run",
         help="run a command",
-        description="Boots a kernel, loads the module, and runs COMMAND.",
+        usage="kfiber vm run [OPTION ...] -- COMMAND [ARGUMENT ...]",
+        description="Boots a kernel, loads the module, and runs COMMAND. Options for kfiber go\n"
+        "before --, the command and its own options behind it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_kernel(run)
-    run.add_argument("--cpus", type=int, default=2, metavar="N", help="processors (default: 2)")
     run.add_argument(
-        "--memory", type=int, default=2048, metavar="MB", help="memory (default: 2048)"
+        "--cpus", type=options.number(1, 255), metavar="N",
+        help="processors (default: 2; with --icount 1)",
+    )  # fmt: skip
+    run.add_argument(
+        "--memory", type=_memory, default=2048, metavar="MB", help="memory (default: 2048)"
     )
-    run.add_argument("--timeout", type=float, metavar="S", help="seconds that COMMAND may take")
+    run.add_argument(
+        "--timeout", type=options.seconds, metavar="TIME", help="time that COMMAND may take"
+    )
     run.add_argument(
         "--icount",
         action="store_true",
@@ -86,7 +99,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     run.add_argument("--log", type=Path, metavar="FILE", help="keep the guest's kernel log")
     run.add_argument(
         "--show",
-        type=Path,
+        type=_path,
         action="append",
         default=[],
         metavar="PATH",
@@ -94,9 +107,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     run.add_argument(
         "--channel",
-        type=int,
+        type=_descriptor,
         metavar="FD",
-        help=f"a descriptor that gets what the guest writes to {boot.CHANNEL}",
+        help=f"a descriptor that gets what the guest writes to {CHANNEL}",
     )
     run.add_argument(
         "--parameter",
@@ -108,7 +121,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     run.add_argument("--no-module", action="store_true", help="do not load the module")
     run.add_argument("command", nargs="+", metavar="COMMAND")
-    run.set_defaults(main=run_main)
+    run.set_defaults(main=lambda args: run_main(run, args))
 
     fetch = actions.add_parser(
         "fetch",
@@ -125,20 +138,69 @@ def _add_kernel(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_main(args: argparse.Namespace) -> int:
+def _memory(text: str) -> int:
+    """A size in MB that a kernel starts with, and that this machine has."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return options.number(128, pages >> 20)(text)
+
+
+def _path(text: str) -> Path:
+    """A path that exists."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no {text}")
+    return path
+
+
+def _descriptor(text: str) -> int:
+    """An open descriptor that can be written to."""
+    descriptor = options.number(0, 2**31 - 1)(text)
+    try:
+        access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError:
+        raise argparse.ArgumentTypeError(f"descriptor {descriptor} is not open") from None
+    if access == os.O_RDONLY:
+        raise argparse.ArgumentTypeError(f"descriptor {descriptor} is open for reading only")
+    return descriptor
+
+
+def run_main(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Runs the command and returns its status, or one of those above."""
+    if args.icount and args.accel == "kvm":
+        parser.error("--icount counts emulated instructions, KVM has none; hint: leave --accel out")
+    if args.icount and args.cpus not in (None, 1):
+        parser.error("--icount is for one processor; hint: leave --cpus out")
     _end_orderly()
-    # Before anything is fetched for it.
-    boot.qemu()
+    # Before anything is fetched or booted for it.
+    qemu.qemu()
+    if args.log is None:
+        return _run(args, None)
+    with _writable(args.log) as log:
+        return _run(args, log)
+
+
+def _writable(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise KfiberError(
+            f"cannot write the log {path}: {error.strerror}; hint: choose another --log FILE"
+        ) from None
+
+
+def _run(args: argparse.Namespace, log: TextIO | None) -> int:
     kernel = kernels.get(args.kernel)
-    machine = boot.Machine(
-        kernel, args.cpus, args.memory, args.icount, append=args.append, accel=args.accel
+    if args.accel == "kvm":
+        qemu.require_kvm(kernel)
+    cpus = args.cpus or (1 if args.icount else 2)
+    machine = qemu.Machine(
+        kernel, cpus, args.memory, args.icount, append=args.append, accel=args.accel
     )
     fiber = None if args.no_module else module.build(kernel.build, kernel.release)
     if fiber is not None:
         module.check_parameters(fiber, dict(args.parameter))
     try:
-        outcome = boot.run(
+        outcome = run(
             args.command,
             machine,
             module=fiber,
@@ -149,14 +211,14 @@ def run_main(args: argparse.Namespace) -> int:
             terminal=os.isatty(0) and os.isatty(1),
         )
     except VmError as error:
-        _keep(args.log, error.log)
+        _keep(log, error.log)
         if report := klog.problems(error.log):
             _complain(report, f"and {error}")
             return KERNEL_PROBLEM
         if error.log and error.status == NO_GUEST:
             print(klog.tail(error.log), file=sys.stderr)
         raise
-    _keep(args.log, outcome.log)
+    _keep(log, outcome.log)
     if outcome.problems:
         _complain(outcome.problems, f"the command itself ended with {outcome.status}")
         return KERNEL_PROBLEM
@@ -180,9 +242,10 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _keep(path: Path | None, log: str) -> None:
-    if path is not None:
-        path.write_text(log)
+def _keep(file: TextIO | None, log: str) -> None:
+    if file is not None:
+        file.write(log)
+        file.flush()
 
 
 def _complain(report: str, aside: str) -> None:

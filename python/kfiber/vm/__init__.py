@@ -14,6 +14,8 @@ Layout, each importing only from those above it:
     klog        what a kernel log says went wrong
     clock       the speed of the time stamp counter
     relay       standard streams between here and the guest
-    boot        Machine, run(): QEMU from start to end
+    qemu        Machine, and QEMU's command line for it
+    guest       a running machine: its ports and its kernel log
+    run         run(): a command from start to end
     init.sh, session.sh   the guest's PID 1, before and after it has its root
 """

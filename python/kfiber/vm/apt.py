@@ -33,18 +33,19 @@ _TRUST_FIELDS = ("Signed-By", "Trusted", "Check-Valid-Until", "Check-Date", "By-
 class Source:
     """One suite of one archive, as an apt source entry names it.
 
-    `options` are its deb822 fields about trust.
+    `options` are its deb822 fields about trust, `types` what is fetched: deb, deb-src, or both.
     """
 
     uri: str
     suite: str
     components: tuple[str, ...]
     options: Mapping[str, str] = field(default_factory=dict)
+    types: str = "deb"
 
     def deb822(self) -> str:
         """The entry as a stanza of a .sources file."""
         fields = {
-            "Types": "deb",
+            "Types": self.types,
             "URIs": self.uri,
             "Suites": self.suite,
             "Components": " ".join(self.components),
@@ -182,9 +183,16 @@ class Apt:
     def _configuration(self) -> str:
         # The machine's own way to the network (proxies, certificates) is kept. Its hooks are not:
         # they clean up the system's directories, and fail without root.
-        machine = subprocess.run(
-            ["apt-config", "dump"], stdout=subprocess.PIPE, text=True, check=True, timeout=60
-        ).stdout
+        done = subprocess.run(
+            ["apt-config", "dump"], capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode:
+            raise VmError(
+                f"apt's configuration cannot be read: {_complaint(done.stderr)}; "
+                "hint: correct what `apt-config dump` complains about",
+                status=MISSING,
+            )
+        machine = done.stdout
         kept = [
             line
             for line in machine.splitlines()
@@ -270,6 +278,22 @@ class Apt:
         )
         return sorted(into.glob("*.deb"))
 
+    def download_source(self, package: str, into: Path) -> Path:
+        """Fetch the newest source package `package`, of sources whose types have deb-src.
+
+        Returns its .dsc file in the directory `into`. Raises VmError if that fails.
+        """
+        into.mkdir(parents=True, exist_ok=True)
+        say(f"fetching the source of {package}")
+        self._run(
+            ["apt-get", "-q", "source", "--download-only", "--only-source", package],
+            _DOWNLOAD_SECONDS,
+            cwd=into,
+        )
+        for found in into.glob("*.dsc"):
+            return found
+        raise VmError(f"apt-get fetched no source of {package}; hint: run again", status=MISSING)
+
     def unpack(self, package: Path, into: Path) -> None:
         """Unpack the file `package` into the directory `into`. Raises VmError if that fails."""
         self._run(["dpkg", "-x", str(package), str(into)], _UNPACK_SECONDS)
@@ -307,10 +331,15 @@ class Apt:
                 status=MISSING,
             ) from None
         if status != 0 and not missing_ok:
-            why = _complaint(error.read_text(errors="replace"))
+            said = error.read_text(errors="replace")
+            full = "No space left on device" in said or "enough free space" in said
+            advice = (
+                f"free some space for {self._home}, or set XDG_CACHE_HOME"
+                if full
+                else "check the network and `apt-get update`, then run again"
+            )
             raise VmError(
-                f"Debian's kernel packages cannot be had: {why}; "
-                "hint: check the network and `apt-get update`, then run again",
+                f"Debian's packages cannot be had: {_complaint(said)}; hint: {advice}",
                 status=MISSING,
             )
         return out.read_text(errors="replace")

@@ -20,7 +20,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from kfiber.module import cache, locked
+from kfiber import hint
+from kfiber.cache import cache, locked
 from kfiber.vm import source
 from kfiber.vm.errors import MISSING, VmError
 from kfiber.vm.kernel import Kernel
@@ -34,6 +35,7 @@ _BUILD_SECONDS = 6 * 3600.0
 # As many as debug.config has make compile, tools included.
 _FILES = 2000
 _TOOLS = ("bc", "bison", "flex", "gcc", "make", "perl", "tar", "xz")
+_PACKAGES = ("bc", "bison", "flex", "gcc", "libelf-dev", "make", "perl", "tar", "xz-utils")
 # What `make M=...` reads besides scripts, tools and Makefiles.
 _KEPT = ("*.h", "Makefile*", "Kbuild*", "Kconfig*", "*.lds", "*.S", "Module.symvers")
 
@@ -68,7 +70,7 @@ def _make(link: Path) -> None:
     if missing:
         raise VmError(
             f"cannot build the debug kernel: {', '.join(missing)} cannot be found; "
-            f"hint: apt-get install bc bison flex gcc libelf-dev make perl tar xz-utils",
+            f"hint: {hint.install(*_PACKAGES)}",
             status=MISSING,
         )
     # Of one that was killed: we have the lock, so nobody is at it.
@@ -120,10 +122,8 @@ def _configure(tree: Path, scratch: Path, suffix: str) -> str:
         raise VmError(
             f"this kernel has no {', '.join(lost)}; hint: correct {CONFIG}", status=MISSING
         )
-    done = subprocess.run(
-        ["make", "-s", "kernelrelease"], cwd=tree, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout.strip()
+    _run(["make", "-s", "kernelrelease"], scratch, cwd=tree)
+    return (scratch / "out").read_text().strip()
 
 
 def _strip(tree: Path) -> None:

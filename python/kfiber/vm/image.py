@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from kfiber import hint
 from kfiber.vm.errors import MISSING, VmError
 from kfiber.vm.kernel import Kernel
 
@@ -158,7 +159,7 @@ def _add_busybox(archive: Cpio) -> None:
     # The guest starts without libraries: a program that names its loader is of no use there.
     if not content or b"/ld-linux" in content[:4096]:
         raise VmError(
-            "no static busybox, which starts the guest; hint: apt-get install busybox-static",
+            f"no static busybox, which starts the guest; hint: {hint.install('busybox-static')}",
             status=MISSING,
         )
     archive.file("bin/busybox", content, 0o755)

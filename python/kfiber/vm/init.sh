@@ -13,6 +13,8 @@ mount -t devtmpfs devtmpfs /dev && mount -t proc proc /proc && mount -t sysfs sy
 	fail "cannot mount /dev, /proc and /sys"
 # What is said here lands in the kernel log's file on the host.
 exec </dev/null >/dev/console 2>&1
+# guest.py looks for it.
+echo "kfiber: init runs"
 
 for module in /modules/*; do
 	# A kernel may have all that is needed built in.

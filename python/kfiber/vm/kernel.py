@@ -36,10 +36,13 @@ def unpack_image(image: bytes) -> bytes:
     offset, length = struct.unpack_from("<II", image, 0x248)
     payload = image[(sectors + 1) * 512 + offset :][:length]
     # Four bytes behind the compressed stream tell its size; both decompressors stop before them.
-    if payload.startswith(b"\xfd7zXZ\0"):
-        kernel = lzma.LZMADecompressor().decompress(payload)
-    elif payload.startswith(b"\x1f\x8b"):
-        kernel = zlib.decompressobj(wbits=31).decompress(payload)
-    else:
+    try:
+        if payload.startswith(b"\xfd7zXZ\0"):
+            kernel = lzma.LZMADecompressor().decompress(payload)
+        elif payload.startswith(b"\x1f\x8b"):
+            kernel = zlib.decompressobj(wbits=31).decompress(payload)
+        else:
+            return image
+    except (lzma.LZMAError, zlib.error):
         return image
     return kernel if kernel.startswith(b"\x7fELF") else image

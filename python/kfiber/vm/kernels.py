@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kfiber.module import cache, locked
+from kfiber.cache import cache, locked
 from kfiber.vm import debug, distribution, headers
 from kfiber.vm.apt import Apt, debian_sources, machine_sources
 from kfiber.vm.distribution import KERNELS, Offer
@@ -54,7 +54,6 @@ def get(name: str | None = None) -> Kernel:
     kernels = cache() / "kernels"
     link = kernels / series
     if not link.exists():
-        kernels.mkdir(parents=True, exist_ok=True)
         with locked(
             kernels / ".lock", lambda: say("waiting for another kfiber that gets a kernel")
         ):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from kfiber.module import cache, locked
+from kfiber.cache import cache, locked
 from kfiber.vm import distribution
 from kfiber.vm.apt import Apt, debian_sources, machine_sources
 from kfiber.vm.errors import MISSING, VmError

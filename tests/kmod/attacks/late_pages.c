@@ -280,6 +280,71 @@ TEST(the_dying_whose_memory_is_held_hold_up_nobody)
 	counters_wait_none();
 }
 
+/*
+ * A reader of /proc/PID/cmdline, whom everybody lets in, keeps the memory of the process and so the
+ * mapping of its table for as long as his own page does not come.
+ */
+
+#define LIVES 3
+/* 2,438 KiB, and the limit is 4 MiB. */
+#define MOST_SLOTS 13000
+
+static void has_a_large_table(void)
+{
+	char *table;
+
+	become(USER_A);
+	device = open(FIBER_DEVICE, O_RDWR | O_CLOEXEC);
+	CHECK(device >= 0);
+	table = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
+	CHECK(table != MAP_FAILED);
+	CHECK_OK(request(device, FIBER_IOC_COMMIT, MOST_SLOTS));
+	table[0]++;
+}
+
+struct reader {
+	pid_t target;
+	char *late_page;
+};
+
+static void *reads_arguments(void *arg)
+{
+	const struct reader *reader = arg;
+	char path[48];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", reader->target);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0);
+	(void)!read(fd, reader->late_page, 1);
+	return NULL;
+}
+
+static void live_beside_a_reader(void)
+{
+	static struct reader readers[LIVES];
+
+	file = fuse_file();
+	for (unsigned int i = 0; i < LIVES; i++) {
+		/* What the one before had, its user has again a moment later. */
+		WAIT_FOR(child_status(has_a_large_table) == 0);
+		readers[i].target = start_until_ready(has_a_large_table);
+		readers[i].late_page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file,
+					    (off_t)(i * PAGE));
+		CHECK(readers[i].late_page != MAP_FAILED);
+		thread_start(reads_arguments, &readers[i]);
+		WAIT_FOR(fuse_waiting() > i);
+		end(readers[i].target);
+	}
+	WAIT_FOR(child_status(has_a_large_table) == 0);
+	fuse_answer();
+}
+
+TEST(the_table_of_one_whose_memory_is_read_is_given_back)
+{
+	run_with("max_user_kib", "4096", live_beside_a_reader);
+}
+
 /* userfaultfd */
 
 static int faults;

@@ -4,6 +4,7 @@
  * as many processes, threads and user namespaces as he likes; and none of it stays.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
@@ -302,6 +303,71 @@ static void converts_only(void)
 	CHECK_OK(try_convert(0, &id));
 }
 
+#define RESTARTS 20
+
+/* Most of the limit, so that two of them are more than all of it. */
+static void takes_most(void)
+{
+	uint64_t id;
+
+	for (long i = 0; i < atomic_load(&shared->made[0]) * 6 / 10; i++)
+		CHECK_OK(create_idle(0, &id));
+}
+
+static void lives_once(void)
+{
+	become(USER_A);
+	convert(0);
+	takes_most();
+}
+
+static void takes_all(void)
+{
+	long count;
+
+	become(USER_A);
+	convert(0);
+	CHECK_ERR(create_all(0, &count), EDQUOT);
+	atomic_store(&shared->made[0], count);
+}
+
+static int go[2];
+
+/* Is there already, and takes its memory as soon as the other one has ended. */
+static void comes_next(void)
+{
+	char byte;
+
+	become(USER_A);
+	convert(0);
+	CHECK(read(go[0], &byte, 1) == 1);
+	takes_most();
+}
+
+static void start_again(void)
+{
+	share();
+	in_child(takes_all);
+	for (int i = 0; i < RESTARTS; i++) {
+		pid_t next;
+
+		counters_wait_none();
+		CHECK(pipe(go) == 0);
+		next = child_start(comes_next);
+		in_child(lives_once);
+		CHECK(write(go[1], "x", 1) == 1);
+		child_join(next);
+		close(go[0]);
+		close(go[1]);
+	}
+}
+
+/* What the first one had waits for readers still, whom anybody can delay. */
+TEST(a_process_that_starts_again_has_room)
+{
+	run_with("max_user_kib", LIMIT, start_again);
+}
+
 /* Each entry is kept by somebody else's open directory after its process has ended. */
 static void many_kept_entries(void)
 {
@@ -446,6 +512,116 @@ static void in_namespaces(void)
 TEST(namespaces_give_no_more)
 {
 	run_with("max_user_kib", LIMIT, in_namespaces);
+}
+
+/*
+ * What waits for its readers slows a user down in all of his namespaces together. Two have most
+ * of a limit waiting each, unless a grace period ends in between: then it is tried again.
+ */
+#define ROUNDS 50
+/* No grace period is shorter. */
+#define GRACE_MS 4
+
+static int asked[2], answered[2];
+
+static void enter_a_namespace(void)
+{
+	uint64_t id;
+
+	become(USER_A);
+	if (unshare(CLONE_NEWUSER))
+		skip("this kernel gives users no namespaces: %s", strerror(errno));
+	device = device_open();
+	CHECK_OK(try_convert(0, &id));
+}
+
+/* Makes as many as it gets, at most @most, and deletes them: how many there were. */
+static long makes_and_leaves(long most)
+{
+	uint64_t ids[LIMIT_KIB * 1024 / FIBER_LEAST];
+	long count = 0;
+
+	while (count < most && !create_idle(0, &ids[count]))
+		count++;
+	for (long i = 0; i < count; i++)
+		CHECK_OK(fiber_delete(ids[i]));
+	return count;
+}
+
+static void leaves_most(void)
+{
+	makes_and_leaves(atomic_load(&shared->made[0]) * 9 / 10);
+}
+
+static long sleeps(void)
+{
+	struct rusage usage;
+
+	CHECK(getrusage(RUSAGE_THREAD, &usage) == 0);
+	return usage.ru_nvcsw;
+}
+
+static void second_of_two(void)
+{
+	char slept;
+	uint64_t id;
+
+	enter_a_namespace();
+	close(asked[1]);
+	while (read(asked[0], &slept, 1) == 1) {
+		long before;
+
+		leaves_most();
+		before = sleeps();
+		CHECK_OK(create_idle(0, &id));
+		slept = sleeps() != before;
+		CHECK_OK(fiber_delete(id));
+		CHECK(write(answered[1], &slept, 1) == 1);
+	}
+}
+
+static void first_of_two(void)
+{
+	uint64_t least = UINT64_MAX, began, took;
+	char slept = 0;
+
+	enter_a_namespace();
+	/* There are two processes already. */
+	CHECK(write(asked[1], &slept, 1) == 1);
+	CHECK(read(answered[0], &slept, 1) == 1);
+	atomic_store(&shared->made[0], makes_and_leaves(LONG_MAX));
+	slept = 0;
+	for (int i = 0; i < ROUNDS && !slept; i++) {
+		/* Nothing waits any more. */
+		usleep(100000);
+		began = now_ms();
+		leaves_most();
+		CHECK(write(asked[1], &slept, 1) == 1);
+		CHECK(read(answered[0], &slept, 1) == 1);
+		took = now_ms() - began;
+		least = took < least ? took : least;
+	}
+	if (!slept && least > GRACE_MS)
+		skip("the machine is so slow that a grace period ends in between: %u ms",
+		     (unsigned int)least);
+	CHECK(slept);
+}
+
+static void in_two_namespaces(void)
+{
+	pid_t second;
+
+	share();
+	CHECK(pipe(asked) == 0 && pipe(answered) == 0);
+	second = child_start(second_of_two);
+	in_child(first_of_two);
+	close(asked[1]);
+	child_join(second);
+}
+
+TEST(namespaces_are_slowed_down_together)
+{
+	run_with("max_user_kib", "128", in_two_namespaces);
 }
 
 static void changes_its_user(void)

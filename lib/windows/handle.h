@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Handles: the structure that a fiber's handle points to, and how it is found.
+ *
+ * The thread or fiber that creates a fiber also creates its handle. Native fibers of libfiber
+ * get one when they ask for it. DeleteFiber() and ConvertFiberToThread() free it; a
+ * thread's own one, if nobody did, is freed when its fiber ends.
+ */
+#ifndef LIBFIBER_WINDOWS_HANDLE_H
+#define LIBFIBER_WINDOWS_HANDLE_H
+
+/* For switch_x86_64.S, asserted in fiber.c. */
+#define HANDLE_ID	40
+
+#ifndef __ASSEMBLER__
+
+#include <fiber.h>
+#include <stdbool.h>
+
+#include "fls.h"
+
+struct windows_fiber {
+	/* What Windows' programs know, at Windows' offsets. */
+	void *param;
+	void *exception_list;	/* never used; what Windows has for "none" */
+	char *stack_base;	/* the highest address */
+	char *stack_limit;
+	void *stack_allocation;
+
+	fiber_id_t id;
+	struct fls fls;
+	/* Freed with its fiber; it is not created by CreateFiber(). */
+	bool own;
+	/* DeleteFiber() is about to free it. */
+	bool dying;
+};
+
+/* NULL: no memory. It is found from now on. */
+struct windows_fiber *handle_new(fiber_id_t id, void *param, bool own);
+
+/* Notes where the stack of a created fiber lies; nothing for a thread's own one. */
+void handle_measure(struct windows_fiber *handle);
+
+/* Runs no callbacks; `fls` must be empty. */
+void handle_free(struct windows_fiber *handle);
+
+/* The running fiber's, if it has one. NULL: it has none, or the caller is no fiber. */
+struct windows_fiber *handle_find(void);
+
+/* The same, and one is made if it has none. Aborts if there is no memory. */
+struct windows_fiber *handle_current(void);
+
+/* Has handle_ended() called when the calling fiber, which is `handle`'s, ends. An error number. */
+int handle_watch(struct windows_fiber *handle);
+
+/* The calling fiber goes on as a thread, whose end is not the fiber's. */
+void handle_unwatch(void);
+
+#endif /* !__ASSEMBLER__ */
+
+#endif /* LIBFIBER_WINDOWS_HANDLE_H */

@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: MIT */
+/* Fiber-local storage. Sources: see fiber.c. */
+#include "harness.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Larger than Windows has, which is 4,080 since Windows 10 1903. */
+#define MANY 5000
+
+#define VALUE(n) ((PVOID)(uintptr_t)(n))
+
+static LPVOID home, fibers[64];
+static DWORD key;
+static volatile int called;
+static PVOID last;
+static volatile int inside, done;
+
+static VOID CALLBACK count(PVOID value)
+{
+	CHECK(value);
+	last = value;
+	called++;
+}
+
+/* MS, FlsAlloc; Wine: test_FiberLocalStorage counts them, and 0 is never given out. */
+TEST(how_many_indices)
+{
+	static DWORD keys[MANY];
+	int i, all;
+
+	for (all = 0; all < MANY; all++) {
+		SetLastError(LAST_ERROR_MARK);
+		keys[all] = FlsAlloc(NULL);
+		if (keys[all] == FLS_OUT_OF_INDEXES)
+			break;
+		CHECK(keys[all] != 0);
+		CHECK(keys[all] < 4080);
+	}
+	CHECK(FLS_OUT_OF_INDEXES == (DWORD)0xFFFFFFFF);
+	CHECK(GetLastError() != LAST_ERROR_MARK);
+	CHECK(all >= 1024);
+	CHECK(all <= 4080);
+	/* Each has a value of its own. */
+	for (i = 0; i < all; i++)
+		CHECK(FlsSetValue(keys[i], VALUE(i + 1)));
+	for (i = 0; i < all; i++)
+		CHECK(FlsGetValue(keys[i]) == VALUE(i + 1));
+	for (i = 0; i < all; i++)
+		CHECK(FlsFree(keys[i]) == TRUE);
+	for (i = 0; i < all; i++)
+		CHECK(FlsAlloc(NULL) != FLS_OUT_OF_INDEXES);
+}
+
+/* Wine: test_FiberLocalStorage, "Test index 0". */
+TEST(index_0)
+{
+	CHECK_ERROR(FlsGetValue(0), NULL, ERROR_INVALID_PARAMETER);
+	CHECK_ERROR(FlsSetValue(0, VALUE(1)), FALSE, ERROR_INVALID_PARAMETER);
+	CHECK_ERROR(FlsGetValue(0), NULL, ERROR_INVALID_PARAMETER);
+	CHECK_ERROR(FlsFree(0), FALSE, ERROR_INVALID_PARAMETER);
+}
+
+/* Wine: test_FiberLocalStorage, "Test an unallocated index". */
+TEST(unallocated)
+{
+	CHECK_ERROR(FlsFree(127), FALSE, ERROR_INVALID_PARAMETER);
+	CHECK(FlsGetValue(127) == NULL);
+	CHECK(FlsSetValue(127, VALUE(0x217)));
+	CHECK_ERROR(FlsGetValue(127), VALUE(0x217), ERROR_SUCCESS);
+	CHECK_ERROR(FlsFree(127), FALSE, ERROR_INVALID_PARAMETER);
+}
+
+/* Wine: test_FiberLocalStorage, "out of bounds". */
+TEST(out_of_range)
+{
+	static const DWORD bad[] = { 4080, 4081, 4096, 65536, 0x7fffffff, 0x80000000, 0xfffffffe,
+				     0xffffffff };
+	size_t i;
+
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		CHECK_ERROR(FlsFree(bad[i]), FALSE, ERROR_INVALID_PARAMETER);
+		CHECK_ERROR(FlsSetValue(bad[i], VALUE(1)), FALSE, ERROR_INVALID_PARAMETER);
+		CHECK_ERROR(FlsGetValue(bad[i]), NULL, ERROR_INVALID_PARAMETER);
+	}
+}
+
+/* MS, FlsGetValue: sets the last error to ERROR_SUCCESS. Wine: as above. FlsSetValue leaves it. */
+TEST(the_last_error)
+{
+	key = FlsAlloc(NULL);
+	CHECK_ERROR(FlsGetValue(key), NULL, ERROR_SUCCESS);
+	CHECK_ERROR(FlsSetValue(key, VALUE(1)), TRUE, LAST_ERROR_MARK);
+	CHECK_ERROR(FlsGetValue(key), VALUE(1), ERROR_SUCCESS);
+	CHECK_ERROR(FlsFree(key), TRUE, LAST_ERROR_MARK);
+}
+
+#ifndef _WIN32
+/* MS, FlsGetValue2: "does not call SetLastError". Wine 8 has none. */
+TEST(get_value_2)
+{
+	key = FlsAlloc(NULL);
+	CHECK_ERROR(FlsGetValue2(key), NULL, LAST_ERROR_MARK);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	CHECK_ERROR(FlsGetValue2(key), VALUE(1), LAST_ERROR_MARK);
+	CHECK_ERROR(FlsGetValue2(0), NULL, LAST_ERROR_MARK);
+	CHECK_ERROR(FlsGetValue2(4080), NULL, LAST_ERROR_MARK);
+}
+#endif
+
+/* Wine: test_FiberLocalStorage, "Undefined behavior", then "create the same FLS index again". */
+TEST(the_same_index_again)
+{
+	DWORD again;
+
+	key = FlsAlloc(NULL);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	CHECK(FlsFree(key));
+	CHECK_ERROR(FlsGetValue(key), NULL, ERROR_SUCCESS);
+	again = FlsAlloc(NULL);
+	CHECK(again == key);
+	CHECK_ERROR(FlsGetValue(again), NULL, ERROR_SUCCESS);
+}
+
+#ifndef _WIN32
+/* What was set while the index was free is not seen by who gets it. Windows leaves it undefined. */
+TEST(a_fresh_index_after_a_stray_value)
+{
+	key = FlsAlloc(count);
+	CHECK(FlsFree(key));
+	CHECK(FlsSetValue(key, VALUE(1)));
+	CHECK(FlsGetValue(key) == VALUE(1));
+	CHECK(FlsAlloc(count) == key);
+	CHECK(FlsGetValue(key) == NULL);
+	CHECK(FlsFree(key));
+	CHECK(called == 0);
+}
+#endif
+
+static VOID CALLBACK keeps_a_value(LPVOID parameter)
+{
+	/* Wine: FiberMainProc, too. Nothing was set yet in this fiber. */
+	CHECK_ERROR(FlsGetValue(key), NULL, ERROR_INVALID_PARAMETER);
+	CHECK(FlsSetValue(key, parameter));
+	for (;;) {
+		CHECK(FlsGetValue(key) == parameter);
+		SwitchToFiber(home);
+	}
+}
+
+/* MS, Fibers: each fiber its own. Wine: FiberMainProc reads NULL first. */
+TEST(each_fiber_has_its_own)
+{
+	int i, round;
+
+	key = FlsAlloc(NULL);
+	home = ConvertThreadToFiber(NULL);
+	CHECK(FlsSetValue(key, VALUE(1000)));
+	for (i = 0; i < 64; i++)
+		fibers[i] = CreateFiberEx(0, 1 << 16, 0, keeps_a_value, VALUE(i + 1));
+	for (round = 0; round < 3; round++)
+		for (i = 0; i < 64; i++)
+			SwitchToFiber(fibers[i]);
+	CHECK(FlsGetValue(key) == VALUE(1000));
+}
+
+/* FlsAlloc's page: "each fiber of the process"; a thread keeps its values over its conversion. */
+TEST(values_of_a_thread_stay_over_conversion)
+{
+	key = FlsAlloc(count);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	CHECK(ConvertThreadToFiber(NULL));
+	CHECK(FlsGetValue(key) == VALUE(1));
+	CHECK(FlsSetValue(key, VALUE(2)));
+	CHECK(called == 0);
+	CHECK(ConvertFiberToThread());
+	CHECK(FlsGetValue(key) == VALUE(2));
+	CHECK(called == 0);
+	CHECK(ConvertThreadToFiber(NULL));
+	CHECK(FlsGetValue(key) == VALUE(2));
+}
+
+static VOID CALLBACK sets_null(LPVOID unused)
+{
+	(void)unused;
+	CHECK_ERROR(FlsGetValue(key), NULL, ERROR_INVALID_PARAMETER);
+	CHECK(FlsSetValue(key, NULL));
+	CHECK_ERROR(FlsGetValue(key), NULL, ERROR_SUCCESS);
+	SwitchToFiber(home);
+}
+
+TEST(a_fiber_without_values)
+{
+	key = FlsAlloc(count);
+	home = ConvertThreadToFiber(NULL);
+	CHECK_ERROR(FlsGetValue(key), NULL, ERROR_SUCCESS);
+	fibers[0] = CreateFiber(0, sets_null, NULL);
+	SwitchToFiber(fibers[0]);
+	DeleteFiber(fibers[0]);
+	CHECK(called == 0);
+}
+
+/* MS, FlsFree and FlsCallback. Wine: test_FiberLocalStorageCallback, ...WithFibers. */
+TEST(free_calls_back_for_each_fiber)
+{
+	int i;
+
+	key = FlsAlloc(count);
+	home = ConvertThreadToFiber(NULL);
+	for (i = 0; i < 64; i++) {
+		fibers[i] = CreateFiberEx(0, 1 << 16, 0, keeps_a_value,
+					  i & 1 ? NULL : VALUE(i + 1));
+		SwitchToFiber(fibers[i]);
+	}
+	CHECK(FlsSetValue(key, VALUE(1000)));
+	CHECK(called == 0);
+	CHECK(FlsFree(key));
+	CHECK(called == 33);
+	for (i = 0; i < 64; i++)
+		DeleteFiber(fibers[i]);
+	CHECK(called == 33);
+}
+
+TEST(free_never_calls_back_for_null)
+{
+	key = FlsAlloc(count);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	CHECK(FlsSetValue(key, NULL));
+	CHECK(FlsFree(key));
+	CHECK(called == 0);
+}
+
+static DWORD keys[100];
+
+static VOID CALLBACK has_many_values(LPVOID unused)
+{
+	int i;
+
+	(void)unused;
+	for (i = 0; i < 100; i++)
+		CHECK(FlsSetValue(keys[i], i % 4 ? VALUE(i) : NULL));
+	SwitchToFiber(home);
+}
+
+/* MS, FlsCallback: "is called on fiber deletion". */
+TEST(deletion_calls_back_once_for_each_value)
+{
+	int i;
+
+	for (i = 0; i < 100; i++)
+		keys[i] = FlsAlloc(i % 2 ? count : NULL);
+	home = ConvertThreadToFiber(NULL);
+	fibers[0] = CreateFiber(0, has_many_values, NULL);
+	CHECK(FlsSetValue(keys[1], VALUE(1)));
+	CHECK(called == 0);
+	SwitchToFiber(fibers[0]);
+	CHECK(called == 0);
+	DeleteFiber(fibers[0]);
+	CHECK(called == 50);
+	for (i = 0; i < 100; i++)
+		CHECK(FlsFree(keys[i]));
+	CHECK(called == 51);
+}
+
+static void thread_with_a_value(void *unused)
+{
+	(void)unused;
+	CHECK(FlsSetValue(key, VALUE(1)));
+}
+
+/* MS, FlsCallback: "... when its thread exits". */
+TEST(the_end_of_a_thread_calls_back)
+{
+	key = FlsAlloc(count);
+	thread_join(thread_start(thread_with_a_value, NULL));
+	CHECK(called == 1);
+	CHECK(FlsFree(key));
+	CHECK(called == 1);
+}
+
+static VOID CALLBACK set_and_return(LPVOID parameter)
+{
+	CHECK(FlsSetValue(key, parameter));
+}
+
+static VOID CALLBACK set_and_delete(LPVOID parameter)
+{
+	CHECK(FlsSetValue(key, parameter));
+	DeleteFiber(GetCurrentFiber());
+}
+
+static void fiber_with_a_value(void *entry)
+{
+	CHECK(ConvertThreadToFiber(NULL));
+	SwitchToFiber(CreateFiber(0, (LPFIBER_START_ROUTINE)entry, VALUE(2)));
+}
+
+static void own_fiber_with_a_value(void *unused)
+{
+	(void)unused;
+	CHECK(ConvertThreadToFiber(NULL));
+	CHECK(FlsSetValue(key, VALUE(2)));
+}
+
+TEST(the_end_of_a_thread_calls_back_for_the_running_fiber)
+{
+	key = FlsAlloc(count);
+	thread_join(thread_start(fiber_with_a_value, (void *)set_and_return));
+	CHECK(called == 1);
+	CHECK(last == VALUE(2));
+	thread_join(thread_start(fiber_with_a_value, (void *)set_and_delete));
+	CHECK(called == 2);
+	thread_join(thread_start(own_fiber_with_a_value, NULL));
+	CHECK(called == 3);
+	CHECK(FlsFree(key));
+	CHECK(called == 3);
+}
+
+static DWORD second;
+
+static VOID CALLBACK uses_fls(PVOID value)
+{
+	DWORD third = FlsAlloc(count);
+
+	CHECK(value == VALUE(1));
+	CHECK(third != FLS_OUT_OF_INDEXES);
+	CHECK(FlsSetValue(third, VALUE(3)));
+	CHECK(FlsGetValue(third) == VALUE(3));
+	CHECK(FlsSetValue(second, VALUE(4)));
+	CHECK(FlsFree(third));
+	inside++;
+}
+
+static VOID CALLBACK has_one_value(LPVOID unused)
+{
+	(void)unused;
+	CHECK(FlsSetValue(key, VALUE(1)));
+	SwitchToFiber(home);
+}
+
+TEST(a_callback_uses_fls)
+{
+	key = FlsAlloc(uses_fls);
+	second = FlsAlloc(count);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	CHECK(FlsFree(key));
+	CHECK(inside == 1);
+	CHECK(called == 1);
+	CHECK(FlsGetValue(second) == VALUE(4));
+
+	key = FlsAlloc(uses_fls);
+	home = ConvertThreadToFiber(NULL);
+	SwitchToFiber(fibers[0] = CreateFiber(0, has_one_value, NULL));
+	DeleteFiber(fibers[0]);
+	CHECK(inside == 2);
+}
+
+static VOID CALLBACK stays(PVOID unused)
+{
+	(void)unused;
+	SET(inside);
+	wait_for(&done);
+}
+
+/* The harness's main() returns while the other thread is in there. */
+TEST(a_process_exits_while_another_thread_is_in_a_callback)
+{
+	key = FlsAlloc(stays);
+	thread_start(thread_with_a_value, NULL);
+	wait_for(&inside);
+}
+
+static VOID CALLBACK end_well(PVOID value)
+{
+	/* Status 1 until all was seen. */
+	if (value == VALUE(7))
+		_exit(0);
+}
+
+/* Wine: fls_exit_deadlock_child() expects it while the process shuts down. */
+TEST(the_end_of_the_process_calls_back)
+{
+	key = FlsAlloc(end_well);
+	CHECK(FlsSetValue(key, VALUE(7)));
+	exit(1);
+}
+
+TEST(the_end_of_the_process_calls_back_for_the_running_fiber)
+{
+	key = FlsAlloc(end_well);
+	CHECK(ConvertThreadToFiber(NULL));
+	CHECK(FlsSetValue(key, VALUE(7)));
+	exit(1);
+}
+
+static void churn(void *pointer)
+{
+	uintptr_t number = (uintptr_t)pointer;
+	int i;
+
+	for (i = 0; i < 2000; i++) {
+		DWORD mine = FlsAlloc(count);
+
+		CHECK(mine != FLS_OUT_OF_INDEXES);
+		CHECK(FlsGetValue(mine) == NULL);
+		CHECK(FlsSetValue(mine, VALUE(number)));
+		CHECK(FlsGetValue(mine) == VALUE(number));
+		CHECK(FlsFree(mine));
+	}
+}
+
+TEST(indices_come_and_go_on_many_threads)
+{
+	struct thread *threads[4];
+	uintptr_t i;
+
+	for (i = 0; i < 4; i++)
+		threads[i] = thread_start(churn, (void *)(i + 1));
+	for (i = 0; i < 4; i++)
+		thread_join(threads[i]);
+}
