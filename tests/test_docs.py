@@ -189,10 +189,8 @@ REPLACED = re.compile(
 READ = [*PAGES, *(n for n in TRACKED if n.startswith(("lib/include/", "uapi/"))), STUB]
 # Not renamed yet: a file, and how many of these words it may have at most.
 OLD_WORDS = {
-    "lib/include/fiber.h": 14,
     "python/kfiber/_native.pyi": 1,
     "docs/reference/python.md": 2,
-    "docs/reference/c.md": 14,
 }
 
 

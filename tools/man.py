@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Man pages of the command and each of its verbs, from its parsers: `make man`.
+"""Man pages: of the command and its verbs, from its parsers, and of libfiber, from fiber.h.
 
-python tools/man.py FOLDER      writes kfiber.1, kfiber-ps.1, kfiber-vm-run.1, … there
+python tools/man.py FOLDER              writes man1/kfiber.1, man1/kfiber-ps.1, … and man3/ there
+python tools/man.py --library FOLDER    writes libfiber.3, fiber_switch.3, … there
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kfiber import __version__
-from kfiber.cli import parser
+from header import HEADER, Entry, entries
 
 
 def parsers(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -46,6 +47,9 @@ def option(action: argparse.Action) -> str:
 
 def page(each: argparse.ArgumentParser) -> str:
     """The page of one parser."""
+    # Not where only the library is built.
+    from kfiber import __version__
+
     name = each.prog.replace(" ", "-")
     usage = " ".join(each.format_usage().split()).removeprefix("usage: ")
     what = (each.description or "part of kfiber").split(".")[0]
@@ -73,11 +77,105 @@ def page(each: argparse.ArgumentParser) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def prose(text: str) -> str:
+    """Words of fiber.h; functions are bold and parameters are in italics."""
+    text = escaped(" ".join(text.split()))
+    text = re.sub(r"`([^`]+)`", r"\\fI\1\\fR", text)
+    return re.sub(r"\b(fiber_\w+)\(", r"\\fB\1\\fR(", text)
+
+
+def description(text: str) -> Iterator[str]:
+    """Paragraphs, and the errors, whose lines begin with a dash."""
+    for number, block in enumerate(text.split("\n\n")):
+        if not block.startswith("- "):
+            yield from ([".PP"] if number else []) + [prose(block)]
+            continue
+        yield ".SH ERRORS"
+        for item in re.split(r"^- ", block, flags=re.M)[1:]:
+            name, colon, meaning = item.partition(": ")
+            if colon:
+                yield from (".TP", rf"\fB{name}\fR", prose(meaning))
+            else:
+                yield from (".PP", prose(item))
+
+
+def declaration(code: str) -> list[str]:
+    return [".nf", escaped(code.expandtabs()), ".fi"]
+
+
+LIBRARY = "libfiber"
+
+
+def library_page(name: str, title: str, body: list[str], see: list[str]) -> str:
+    version = re.findall(r"#define FIBER_VERSION_[MP]\w+ (\d+)", HEADER.read_text())
+    seen = ", ".join(rf"\fB{other}\fR(3)" for other in see if other != name)
+    lines = [
+        f'.TH "{name.upper()}" 3 "" "libfiber {".".join(version)}" "libfiber"',
+        ".SH NAME", title,
+        ".SH LIBRARY", r"Fibers (\fIlibfiber\fR, \fI\-lfiber\fR)",
+        *body,
+        ".SH SEE ALSO", seen,
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def has_page(entry: Entry) -> bool:
+    return bool(entry.functions or entry.structures)
+
+
+def group_page(entry: Entry) -> tuple[list[str], str]:
+    """The names that lead to the page, and the page."""
+    names = entry.functions or entry.structures
+    first = re.split(r"[.:;](?:\s|$)", entry.text)[0]
+    title = rf"{', '.join(names)} \- {prose(first[:1].lower() + first[1:])}"
+    mentioned = re.findall(r"\b(fiber_\w+)\(", entry.text)
+    body = [".SH SYNOPSIS", r"\fB#include <fiber.h>\fR", ".PP", *declaration(entry.code)]
+    body += [".SH DESCRIPTION", *description(entry.text)]
+    if ".SH ERRORS" in body and entry.functions:
+        place = body.index(".SH ERRORS")
+        body[place:place] = [".SH RETURN VALUE", "0, or the number of an error."]
+    return names, library_page(names[0], title, body, [LIBRARY, *dict.fromkeys(mentioned)])
+
+
+def library_pages() -> dict[str, str]:
+    """The text of each file. A group's further names lead to its page."""
+    pages = {}
+    every = list(entries())
+    for entry in filter(has_page, every):
+        (name, *others), text = group_page(entry)
+        pages[f"{name}.3"] = text
+        pages |= {f"{other}.3": f".so man3/{name}.3\n" for other in others}
+    body = [".SH SYNOPSIS", r"\fB#include <fiber.h>\fR"]
+    for entry in every:
+        if not entry.names:
+            body += [".SH DESCRIPTION", *description(entry.text), ".SH CONSTANTS AND TYPES"]
+        elif not has_page(entry):
+            body += [".PP", prose(entry.text), ".PP", *declaration(entry.code)]
+    title = rf"{LIBRARY} \- fibers that the operating system knows"
+    see = [name.removesuffix(".3") for name in pages]
+    pages[f"{LIBRARY}.3"] = library_page(LIBRARY, title, body, see)
+    return pages
+
+
+def command_pages() -> dict[str, str]:
+    from kfiber.cli import parser
+
+    return {f"{p.prog.replace(' ', '-')}.1": page(p) for p in parsers(parser())}
+
+
+def write(folder: Path, pages: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for each in parsers(parser()):
-        (folder / f"{each.prog.replace(' ', '-')}.1").write_text(page(each))
+    for name, text in pages.items():
+        (folder / name).write_text(text)
+
+
+def main() -> None:
+    if sys.argv[1] == "--library":
+        write(Path(sys.argv[2]), library_pages())
+        return
+    folder = Path(sys.argv[1])
+    write(folder / "man1", command_pages())
+    write(folder / "man3", library_pages())
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
-import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+
+from header import entries
 
 from kfiber import __all__ as public
 from kfiber import cli
@@ -101,34 +102,17 @@ def python() -> str:
     return "\n\n".join(section.strip() for section in sections if section.strip()) + "\n"
 
 
-HEADER = ROOT / "lib/include/fiber.h"
-# A comment, and what it is about: all that follows up to the next comment or preprocessor block.
-ENTRY = re.compile(
-    r"^/\*((?:(?!\*/).)*)\*/\n((?:(?!/\*|#if|#endif|#pragma|extern|#include)[^\n]*\n)*)",
-    re.M | re.S,
-)
-NAME = re.compile(r"\b(fiber_\w+)\(|struct (fiber_\w+) \{|(fiber_\w+);|#define (FIBER_\w+)")
-
-
 def c() -> str:
     sections = [
         "# C",
         "This page is the text of `fiber.h`. Link with `pkg-config --libs libfiber`.",
     ]
-    for comment, code in ENTRY.findall(HEADER.read_text()):
-        lines = [re.sub(r"^ ?\* ?", "", line.strip(" ")) for line in comment.strip().splitlines()]
-        text = "\n".join(lines).strip()
-        if text.startswith("SPDX"):
-            continue
-        names = [
-            "".join(found) for found in NAME.findall(re.sub(r"/\*.*?\*/", "", code, flags=re.S))
-        ]
-        if names:
-            title = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
-            sections += [f"## {title}", text, f"```text\n{code.strip()}\n```"]
-        elif "\n\n" in text:
-            # What is said of all.
-            sections.append(text)
+    for entry in entries():
+        if entry.names:
+            title = ", ".join(f"`{name}`" for name in entry.names)
+            sections += [f"## {title}", entry.text, f"```text\n{entry.code}\n```"]
+        else:
+            sections.append(entry.text)
     return "\n\n".join(sections) + "\n"
 
 
