@@ -8,9 +8,9 @@ import pytest
 from kfiber_bench import guest
 
 LAPS = {
-    "direct": [800.0, 800.0, 801.0, 800.0],
-    "hash": [860.0, 861.0, 860.0, 861.0],
-    "scan": [5104.0, 7216.0, 10032.0, 15664.0],
+    "direct": [[800.0, 800.0, 801.0, 800.0]],
+    "hash": [[860.0, 861.0, 860.0, 861.0]],
+    "scan": [[5104.0, 7216.0, 10032.0, 15664.0]],
 }
 
 
@@ -35,6 +35,17 @@ def test_a_hash_that_grows_misses_its_goal():
     rows = list(guest.lookups({**LAPS, "hash": LAPS["scan"]}))
     assert lines(rows, "switch, lookup=hash: slope") == [(5.5, False)]
     assert not any(met for _, met in lines(rows, "switch, lookup=hash"))
+
+
+def test_one_key_in_three_decides_nothing():
+    """The key of the hash is a random one: how long its chains are is luck, the median is not."""
+    (good,) = LAPS["hash"]
+    bad = [900.0, 920.0, 950.0, 990.0]
+    rows = list(guest.lookups({**LAPS, "hash": [good, bad, good]}))
+    assert lines(rows, "switch, lookup=hash") == [(value, True) for value in good]
+    assert next(each["spread"] for each in rows if each["case"] == "switch, lookup=hash") == 40
+    rows = list(guest.lookups({**LAPS, "hash": [bad, good, bad]}))
+    assert lines(rows, "switch, lookup=hash") == [(value, False) for value in bad]
 
 
 def test_a_scan_that_does_not_grow_misses_its_goal():
