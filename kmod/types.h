@@ -20,7 +20,7 @@
  *	fiber_process.names	seqlock; readers take nothing
  *	status_table.places	raw spinlock, inside status_table.lock
  *	processes_lock		raw spinlock, in process.c
- *	users_lock		raw spinlock, in user.c
+ *	users_lock		raw spinlock, in user.c; inside processes_lock
  *	fiber_tables.lock	raw spinlock, in report_lookup.c
  *
  * Slots need no lock: an id belongs to the thread that reserved it until it is

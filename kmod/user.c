@@ -17,8 +17,9 @@
  * Memory that only waits for its RCU readers stays charged but does not count: a
  * stranger can delay these (by reading /proc at a low priority), and must not
  * make a request fail by that. A user who has more than his limit waiting is
- * slowed down instead. What processes leave behind at their end waits, too: of
- * that, no more than one limit does not count, since it comes at once.
+ * slowed down instead. What processes leave behind at their end waits, too, until
+ * it is freed: of that, no more than one limit does not count, since it comes at
+ * once.
  */
 #include <linux/capability.h>
 #include <linux/cred.h>
@@ -39,7 +40,7 @@
  * @bytes: charged, at least the bytes of those whose parent this is
  * @waiting: those of @bytes that wait for RCU readers
  * @ended: of an account: those that its process's end has added to its parents'
- *	   @waiting
+ *	   @waiting, and that are not freed yet
  */
 struct fiber_user {
 	struct hlist_node node;
@@ -48,7 +49,7 @@ struct fiber_user {
 	struct fiber_user *parent;
 	atomic_long_t bytes;
 	atomic_long_t waiting;
-	long ended;
+	atomic_long_t ended;
 };
 
 static DEFINE_HASHTABLE(users, 8);
@@ -73,8 +74,14 @@ static struct fiber_user *user_find(struct user_namespace *user_ns, kuid_t uid, 
 	return NULL;
 }
 
+static void user_stop_waiting(struct fiber_user *user, long bytes)
+{
+	for (; user; user = user->parent)
+		atomic_long_sub(bytes, &user->waiting);
+}
+
 /* Gives back what was charged, and the users to whom nothing is charged any more. */
-void fiber_user_uncharge(struct fiber_user *user, size_t bytes)
+static void user_uncharge(struct fiber_user *user, size_t bytes)
 {
 	while (user) {
 		struct fiber_user *parent = user->parent;
@@ -94,6 +101,23 @@ void fiber_user_uncharge(struct fiber_user *user, size_t bytes)
 	}
 }
 
+/*
+ * Gives back what was charged. If the process has ended, its user stops waiting for as
+ * much, or he could have it twice until all is freed. In any context.
+ */
+void fiber_user_uncharge(struct fiber_user *user, size_t bytes)
+{
+	long ended = atomic_long_read(&user->ended), freed;
+
+	do
+		freed = min_t(long, ended, bytes);
+	while (freed && !atomic_long_try_cmpxchg(&user->ended, &ended, ended - freed));
+	/* Before the bytes, which keep the user. */
+	if (freed)
+		user_stop_waiting(user->parent, freed);
+	user_uncharge(user, bytes);
+}
+
 /* Memory that was charged waits for its RCU readers from now on. In any context. */
 void fiber_user_defer(struct fiber_user *user, size_t bytes)
 {
@@ -104,11 +128,8 @@ void fiber_user_defer(struct fiber_user *user, size_t bytes)
 /* Gives back what fiber_user_defer() was told of. In any context. */
 void fiber_user_uncharge_deferred(struct fiber_user *user, size_t bytes)
 {
-	struct fiber_user *one;
-
-	for (one = user; one; one = one->parent)
-		atomic_long_sub(bytes, &one->waiting);
-	fiber_user_uncharge(user, bytes);
+	user_stop_waiting(user, bytes);
+	user_uncharge(user, bytes);
 }
 
 /* Whether the caller may exceed the limit. */
@@ -158,20 +179,23 @@ static long user_waiting(const struct fiber_user *user)
  */
 void fiber_user_end(struct fiber_user *account)
 {
-	long bytes = atomic_long_read(&account->bytes) - atomic_long_read(&account->waiting);
-	long room = user_limit() - user_waiting(account->parent);
+	unsigned long flags;
+	long bytes, room;
 
-	account->ended = clamp(room, 0L, bytes);
-	fiber_user_defer(account->parent, account->ended);
+	/* Of several processes that end, each finds the room that the others have left. */
+	raw_spin_lock_irqsave(&users_lock, flags);
+	bytes = atomic_long_read(&account->bytes) - atomic_long_read(&account->waiting);
+	room = user_limit() - user_waiting(account->parent);
+	bytes = clamp(room, 0L, bytes);
+	fiber_user_defer(account->parent, bytes);
+	atomic_long_set(&account->ended, bytes);
+	raw_spin_unlock_irqrestore(&users_lock, flags);
 }
 
-/* The reverse, when all has been freed but what still keeps the account. */
+/* All has been freed but what still keeps the account, which waits no longer. */
 void fiber_user_ended(struct fiber_user *account)
 {
-	struct fiber_user *one;
-
-	for (one = account->parent; one; one = one->parent)
-		atomic_long_sub(account->ended, &one->waiting);
+	user_stop_waiting(account->parent, atomic_long_xchg(&account->ended, 0));
 }
 
 /*
@@ -256,19 +280,19 @@ struct fiber_user *fiber_user_open(size_t bytes)
 		struct fiber_user *inner = user_get(chain[depth], uid, user, bytes);
 
 		if (IS_ERR(inner)) {
-			fiber_user_uncharge(user, bytes);
+			user_uncharge(user, bytes);
 			return inner;
 		}
 		user = inner;
 		over |= user_over(user, atomic_long_read(&user->bytes), depth);
 	}
 	if (over && !user_unlimited()) {
-		fiber_user_uncharge(user, bytes);
+		user_uncharge(user, bytes);
 		return ERR_PTR(-EDQUOT);
 	}
 	account = kzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
 	if (!account) {
-		fiber_user_uncharge(user, bytes);
+		user_uncharge(user, bytes);
 		return ERR_PTR(-ENOMEM);
 	}
 	account->parent = user;

@@ -29,6 +29,7 @@
 static struct {
 	atomic_long made[PROCESSES + 1];
 	atomic_int errors[PROCESSES + 1];
+	atomic_bool stop;
 } *shared;
 
 static void share(void)
@@ -366,6 +367,83 @@ static void start_again(void)
 TEST(a_process_that_starts_again_has_room)
 {
 	run_with("max_user_kib", LIMIT, start_again);
+}
+
+/*
+ * Pages, which are there sooner than the fibers of the dying are freed: as many as there is room
+ * for, until the last try.
+ */
+static long commit_all(void)
+{
+	unsigned long slots = 0;
+	bool last;
+
+	do {
+		long err;
+
+		last = atomic_load(&shared->stop);
+		while (!(err = request(device, FIBER_IOC_COMMIT, slots + 64)))
+			slots += 64;
+		CHECK_ERR(err, EDQUOT);
+	} while (!last);
+	return (long)slots;
+}
+
+static void has_a_table(void)
+{
+	become(USER_A);
+	device = device_open();
+	CHECK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, device, 0) != MAP_FAILED);
+}
+
+static void commits_alone(void)
+{
+	has_a_table();
+	atomic_store(&shared->made[1], commit_all());
+}
+
+static void commits_what_is_left(void)
+{
+	char byte;
+
+	has_a_table();
+	CHECK(read(go[0], &byte, 1) == 1);
+	atomic_store(&shared->made[2], commit_all());
+}
+
+static void takes_all_and_leaves(void)
+{
+	takes_all();
+	CHECK(write(go[1], "x", 1) == 1);
+}
+
+static void one_after_the_other(void)
+{
+	share();
+	atomic_store(&shared->stop, true);
+	in_child(commits_alone);
+	for (int i = 0; i < RESTARTS / 4; i++) {
+		pid_t next;
+
+		counters_wait_none();
+		atomic_store(&shared->stop, false);
+		CHECK(pipe(go) == 0);
+		next = child_start(commits_what_is_left);
+		in_child(takes_all_and_leaves);
+		WAIT_FOR(!counters_read().fibers);
+		atomic_store(&shared->stop, true);
+		child_join(next);
+		close(go[0]);
+		close(go[1]);
+		CHECK(atomic_load(&shared->made[2]) > atomic_load(&shared->made[1]) / 2);
+		CHECK(atomic_load(&shared->made[2]) <= atomic_load(&shared->made[1]));
+	}
+}
+
+/* Memory that is freed already does not wait: or the next one got it twice. */
+TEST(the_dying_leave_no_more_than_they_had)
+{
+	run_with("max_user_kib", "4096", one_after_the_other);
 }
 
 /* Each entry is kept by somebody else's open directory after its process has ended. */
