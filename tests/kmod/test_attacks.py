@@ -203,6 +203,84 @@ def test_probed_functions_are_redirected_all_the_same(target, kind):
             events.write_text("\n")
 
 
+# What it does in the scheduler, at the end of threads, in /proc, and with registers. Times have
+# tests of their own, which do not allow for probes.
+WORK = ["switch", "thread", "table", "convert", "attacks_namesakes"]
+
+
+def check_works():
+    for program in WORK:
+        done = subprocess.run(
+            [PROGRAMS / f"kmod_{program}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def own_functions():
+    """The functions of the module that the kernel's list of symbols names once."""
+    symbols = (line.split() for line in Path("/proc/kallsyms").read_text().splitlines())
+    ours = [name for _, kind, name, *module in symbols if module == ["[fiber]"] and kind in "tT"]
+    return [name for name in ours if ours.count(name) == 1]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["p", "r"])
+def test_its_own_functions_are_probed(kind):
+    """Also where interrupts are off, under the scheduler's lock, and while it is unloaded."""
+    events = TRACING / "kprobe_events"
+    if not events.exists():
+        pytest.skip("this kernel has no kprobe events")
+    enable = TRACING / "events" / "kfiber" / "enable"
+    probed = []
+    with one_processor():
+        file = os.open(events, os.O_WRONLY | os.O_APPEND)
+        for name in own_functions():
+            # The kernel takes none where its own probes begin, for example.
+            with contextlib.suppress(OSError):
+                os.write(file, f"{kind}:kfiber/{name} fiber:{name}\n".encode())
+                probed.append(name)
+        os.close(file)
+        enable.write_text("1")
+    try:
+        assert len(probed) > 100
+        check_works()
+        profile = (TRACING / "kprobe_profile").read_text()
+        hit = {line.split()[0] for line in profile.splitlines() if int(line.split()[1])}
+        assert {"fiber_switch", "fiber_context_switch", "fiber_process_end"} <= hit
+        unload_when_free()
+        load()
+        check_works()
+    finally:
+        with one_processor():
+            enable.write_text("0")
+            events.write_text("\n")
+    check_works()
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("tracer", ["function", "function_graph"])
+def test_its_own_functions_are_traced(tracer):
+    if tracer not in (TRACING / "available_tracers").read_text().split():
+        pytest.skip("this kernel has no such tracer")
+    (TRACING / "set_ftrace_filter").write_text(":mod:fiber")
+    with one_processor():
+        (TRACING / "current_tracer").write_text(tracer)
+    try:
+        check_works()
+        assert "fiber_switch" in (TRACING / "trace").read_text()
+        unload_when_free()
+        load()
+        check_works()
+    finally:
+        with one_processor():
+            (TRACING / "current_tracer").write_text("nop")
+        (TRACING / "set_ftrace_filter").write_text("\n")
+
+
 # Live patches
 
 RELEASE = os.uname().release
@@ -447,7 +525,7 @@ def test_handles_of_the_dead_are_harmless(target):
 
 
 # Those whose cases take neither processors nor parameters of the module.
-UNDER = ["kin", "late_pages", "namesakes", "probes", "sight", "table_tricks"]
+UNDER = ["kin", "late_pages", "namesakes", "per_thread", "probes", "sight", "table_tricks"]
 
 
 @pytest.mark.timeout(3600)

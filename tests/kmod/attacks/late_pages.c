@@ -345,6 +345,90 @@ TEST(the_table_of_one_whose_memory_is_read_is_given_back)
 	run_with("max_user_kib", "4096", live_beside_a_reader);
 }
 
+/* Readers of /proc whose own buffers are late: they wait with what they have begun. */
+
+static const char *const read_files[] = { "fiber/1", "fiber/2", "fiber", "" };
+
+static void *reads_late(void *arg)
+{
+	const struct reader *reader = arg;
+	unsigned int which = (unsigned int)(reader->late_page - late) / PAGE;
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", reader->target, read_files[which]);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0);
+	atomic_store(&tids[which], gettid());
+	if (which < 2)
+		(void)!read(fd, reader->late_page, PAGE);
+	else
+		(void)syscall(SYS_getdents64, fd, reader->late_page, PAGE);
+	return NULL;
+}
+
+static pid_t read_target;
+
+static void read_late(void)
+{
+	static struct reader readers[ARRAY_SIZE(read_files)];
+
+	become(USER_B);
+	late = mmap(NULL, ARRAY_SIZE(read_files) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file,
+		    0);
+	CHECK(late != MAP_FAILED);
+	for (unsigned int i = 0; i < ARRAY_SIZE(read_files); i++) {
+		readers[i] = (struct reader) { read_target, late + i * PAGE };
+		thread_start(reads_late, &readers[i]);
+	}
+	for (unsigned int i = 0; i < ARRAY_SIZE(read_files); i++)
+		WAIT_FOR(atomic_load(&tids[i]) && sleeps(atomic_load(&tids[i])));
+	WAIT_FOR(fuse_waiting() > 0);
+}
+
+static atomic_ulong *target_rounds;
+static int target_ready[2];
+
+/* In the only thread that works, so that fiber 1 is its root. */
+static void works_while_it_is_read(void)
+{
+	become(USER_A);
+	convert(0);
+	create(idle, NULL, 0, NULL);
+	CHECK(write(target_ready[1], "x", 1) == 1);
+	for (;;) {
+		check_nobody_waits();
+		atomic_fetch_add(target_rounds, 1);
+	}
+}
+
+/* They hold up neither the process, nor other readers, nor what frees its memory. */
+TEST(readers_with_late_buffers_wait_alone)
+{
+	char value[PROC_LINE], byte;
+	unsigned long before;
+	pid_t reader_pid;
+
+	counters_wait_none();
+	target_rounds = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(target_rounds != MAP_FAILED);
+	file = fuse_file();
+	CHECK(pipe(target_ready) == 0);
+	read_target = child_start(works_while_it_is_read);
+	CHECK(read(target_ready[0], &byte, 1) == 1);
+	reader_pid = start_until_ready(read_late);
+	before = atomic_load(target_rounds);
+	WAIT_FOR(atomic_load(target_rounds) > before + 2);
+	for (int i = 0; i < 20; i++)
+		CHECK(proc_line(read_target, 2, "State", value));
+	end(read_target);
+	/* The readers have its entry open: an empty shell. */
+	WAIT_FOR(!counters_read().fibers && !counters_read().threads);
+	CHECK_EQ((unsigned int)counters_read().processes, 1);
+	end(reader_pid);
+	counters_wait_none();
+}
+
 /* userfaultfd */
 
 static int faults;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -254,6 +255,110 @@ TEST(other_pages_in_its_place)
 		CHECK(mprotect(table + FIBER_TABLE_SLOTS_AT, PAGE, protections[i]) == 0);
 	}
 	table_check();
+}
+
+/* Other memory in the middle of it is that, and the kernel's own mapping does not care. */
+TEST(covered_while_a_thread_is_attached)
+{
+	volatile struct fiber_thread_area *area;
+	char *again;
+
+	table_start();
+	CHECK(mmap(table + FIBER_TABLE_AREAS_AT, PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+	area = (void *)(table + FIBER_TABLE_AREAS_AT + sizeof(*area));
+	table_check();
+	for (int i = 0; i < 10; i++)
+		pause_briefly();
+	CHECK_EQ(area->off, 0);
+	CHECK_EQ(area->tid, 0);
+	/* Its place in the file can be had again. */
+	again = map(LONGER);
+	area = (void *)(again + FIBER_TABLE_AREAS_AT + sizeof(*area));
+	CHECK_EQ(area->tid, (uint32_t)gettid());
+	CHECK(mmap(table, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, device, 0) ==
+	      table);
+	CHECK(mmap(table + PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, device,
+		   2 * (off_t)PAGE) == table + PAGE);
+	CHECK(munmap(again, LONGER) == 0);
+	table_check();
+}
+
+static int pipe_ends[2];
+
+/* Its pages in a pipe, which others hold. */
+static void leaves_pages_in_a_pipe(void)
+{
+	struct iovec pages;
+
+	become(USER_A);
+	table_start();
+	pages = (struct iovec) { table + FIBER_TABLE_SLOTS_AT, 4 * PAGE };
+	CHECK(vmsplice(pipe_ends[1], &pages, 1, SPLICE_F_GIFT) == (ssize_t)pages.iov_len);
+	*slot(table, 0) = 4711;
+}
+
+static void splice_pages(void)
+{
+	static uint64_t words[4 * PAGE / 8];
+	int other[2];
+
+	CHECK(pipe(pipe_ends) == 0 && pipe(other) == 0);
+	in_child(leaves_pages_in_a_pipe);
+	WAIT_FOR(!counters_read().processes);
+	/* From pipe to pipe, copied and moved, long after the table has gone. */
+	CHECK(tee(pipe_ends[0], other[1], 4 * PAGE, 0) == (ssize_t)(4 * PAGE));
+	in_child(leaves_pages_in_a_pipe);
+	CHECK(read(other[0], words, sizeof(words)) == sizeof(words));
+	CHECK_EQ(words[0], 4711);
+	CHECK_EQ(words[5 * sizeof(struct fiber_slot) / 8], 5);
+	CHECK(read(pipe_ends[0], words, sizeof(words)) == sizeof(words));
+	CHECK_EQ(words[0], 4711);
+	/* Nothing is taken out of the device, nor put into it. */
+	device = device_open();
+	CHECK(splice(device, NULL, other[1], NULL, PAGE, 0) == -1 && errno == EINVAL);
+	CHECK(splice(pipe_ends[0], NULL, device, NULL, PAGE, 0) == -1);
+	CHECK(read(device, words, 8) == -1 && write(device, words, 8) == -1);
+}
+
+TEST(pages_in_a_pipe_outlive_it)
+{
+	run_with("max_user_kib", "4096", splice_pages);
+}
+
+/* The table lies in the file by which it was first mapped: the inode of one node. */
+TEST(mapped_through_another_node)
+{
+	char node[] = "/tmp/kfiber-node-XXXXXX";
+	struct stat status;
+	int second, own;
+
+	if (geteuid())
+		skip("only root makes nodes of devices");
+	CHECK(stat(FIBER_DEVICE, &status) == 0);
+	second = mkstemp(node);
+	CHECK(second >= 0);
+	close(second);
+	CHECK(unlink(node) == 0);
+	if (mknod(node, S_IFCHR | 0600, status.st_rdev))
+		skip("no node of the device in /tmp: %s", strerror(errno));
+	table_start();
+	second = open(node, O_RDWR | O_CLOEXEC);
+	if (second < 0) {
+		CHECK(errno == EACCES);
+		skip("no device is opened in /tmp");
+	}
+	CHECK(unlink(node) == 0);
+	CHECK(mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, second, 0) == MAP_FAILED &&
+	      errno == EINVAL);
+	/* For all else the node does not matter. */
+	own = device;
+	device = second;
+	table_check();
+	device = own;
+	close(second);
+	table_check();
+	CHECK(munmap(map(LENGTH), LENGTH) == 0);
 }
 
 TEST(unmapped_while_threads_are_attached)
