@@ -10,6 +10,7 @@ help:
 	@echo "make test      all tests, here and in the virtual machine"
 	@echo "make test-kernels  the module on 7.3, and the attacks on the debug kernel; test-all: and more"
 	@echo "make fuzz      random requests on the debug kernel; FUZZ=\"--seed N\" for the same again"
+	@echo "make stress    random operations of threads on fibers in Python; STRESS=SECONDS of each mode"
 	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
 	@echo "make judges    public programs for Windows' fibers and for greenlets, with their own tests"
 	@echo "make bench     what a fiber costs, beside others, with a plot; BENCH=... some of it"
@@ -68,6 +69,10 @@ fuzz: build
 # Ten minutes of loading, living and unloading, on the debug kernel.
 soak: build
 	KFIBER_SOAK=600 $(BIN)/python -m pytest -s tests/kmod/test_soak.py --guest-kernel debug --guest-memory 3072
+
+# Each of three modes on each Python here; a failure names its seed: tests/python/stress.py --seed N.
+stress: build
+	KFIBER_STRESS=$(or $(STRESS),60) $(BIN)/python -m pytest -s tests/python/test_stress.py
 
 # Public programs with a backend for Windows' fibers: fetched, built against lib/include/windows, and
 # their own tests run; about 190 MB in the cache. Then what was written for greenlet, over
@@ -139,4 +144,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: man help setup build demo test test-all test-kernels test-long fuzz soak judges bench report report-check reference docs pythons wheel check style clean distclean
+.PHONY: man help setup build demo test test-all test-kernels test-long fuzz soak stress judges bench report report-check reference docs pythons wheel check style clean distclean

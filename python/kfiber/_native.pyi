@@ -219,7 +219,11 @@ class Fiber:
         """Of a fiber that other threads may run it is old news."""
     @property
     def dead(self) -> bool:
-        """Whether it has finished. `bool(fiber)` is whether it has started and not finished."""
+        """Whether it has finished.
+
+        `bool(fiber)` is whether it has started and not finished, as with a greenlet: a new fiber
+        is false, so ask `fiber is None` where there may be none.
+        """
     @property
     def thread(self) -> int | None:
         """`threading.get_ident()` of the thread that runs it, or ran it last.

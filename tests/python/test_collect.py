@@ -168,6 +168,57 @@ def test_a_cycle_through_a_temporary():
     assert sorted(ended) == ["call", "calling"]
 
 
+def test_a_generator_that_runs_on_one_is_closed_by_its_end(monkeypatch):
+    """Older than its fiber, so that the collector finalizes it first, which must not close it."""
+    reported, ended = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda hook: reported.append(hook.exc_value))
+
+    def generate():
+        yield
+        me = kfiber.current()
+        try:
+            kfiber.root().switch()
+        finally:
+            ended.append(me.name)
+        yield
+
+    def target(generators):
+        for _ in generators.pop():
+            pass
+
+    generator = generate()
+    next(generator)
+    fiber = Fiber(target, [generator], name="fiber")
+    fiber.switch()
+    del generator, fiber
+    gc.collect()
+    gc.collect()
+    assert not reported
+    # Before 3.14 nobody knows that only a frame's stack has the generator.
+    assert ended == ["fiber"] or sys.version_info < (3, 14)
+
+
+def test_a_generator_that_ran_during_a_collection_is_closed_later():
+    ended = []
+
+    def generate():
+        try:
+            kfiber.root().switch()
+            yield
+        finally:
+            ended.append("closed")
+
+    generator = generate()
+    fiber = Fiber(next, generator)
+    fiber.switch()
+    gc.collect()
+    fiber.switch()
+    assert fiber.dead
+    del generator
+    assert ended == ["closed"]
+    ended.clear()
+
+
 def test_a_new_one_in_a_cycle():
     thing = Thing()
     reference = weakref.ref(thing)

@@ -443,7 +443,7 @@ static int Fiber_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->hooks);
 	Py_VISIT(self->task);
 	if (self->state == STATE_SUSPENDED && self->tstate)
-		return interpreter_visit(self->tstate, visit, arg);
+		return interpreter_visit(self->tstate, visit, arg, &self->generators_held);
 	return 0;
 }
 

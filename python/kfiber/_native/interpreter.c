@@ -1066,6 +1066,16 @@ bool interpreter_loop_changed(struct thread *thread)
 
 /* --- collection ---------------------------------------------------------- */
 
+/* The collector's mark of an object that has been finalized, in the word before it. */
+#define FINALIZED ((uintptr_t)1)
+
+static void set_finalized(PyObject *object, bool finalized)
+{
+	uintptr_t *word = (uintptr_t *)object - 1;
+
+	*word = finalized ? *word | FINALIZED : *word & ~FINALIZED;
+}
+
 #if V310
 /* A frame on the stack is untracked, as a rule, and owned by who runs it. */
 static int frame_visit(PyFrameObject *frame, visitproc visit, void *arg)
@@ -1099,19 +1109,16 @@ PyObject *interpreter_position(int *instruction)
 	return Py_XNewRef(frame ? (PyObject *)frame->f_code : NULL);
 }
 
-static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
-{
-	PyFrameObject *frame;
-	int err;
-
-	for (frame = state->frame; frame; frame = frame->f_back) {
-		err = frame_visit(frame, visit, arg);
-		if (err)
-			return err;
-	}
-	return 0;
-}
+#define FRAME			PyFrameObject
+#define FRAME_TOP(state)	((state)->frame)
+#define FRAME_PREVIOUS(frame)	((frame)->f_back)
+/* NULL: it is no generator's. */
+#define FRAME_GENERATOR(frame)	((frame)->f_gen)
 #else
+#define FRAME			_PyInterpreterFrame
+#define FRAME_PREVIOUS(frame)	((frame)->previous)
+#define FRAME_GENERATOR(frame)	((frame)->owner == FRAME_OWNED_BY_GENERATOR ? \
+				 (PyObject *)((char *)(frame) - offsetof(PyGenObject, gi_iframe)) : NULL)
 #if V311
 #define FRAME_CODE(frame)	((PyObject *)(frame)->f_code)
 #define FRAME_FUNCTION(frame)	((PyObject *)(frame)->f_func)
@@ -1203,19 +1210,60 @@ static int frame_visit(_PyInterpreterFrame *frame, visitproc visit, void *arg)
 }
 #endif
 
-static int frames_visit(PyThreadState *state, visitproc visit, void *arg)
+#endif
+
+static int frames_visit(PyThreadState *state, visitproc visit, void *arg, bool *held)
 {
-	_PyInterpreterFrame *frame;
+	PyObject *generator;
+	FRAME *frame;
 	int err;
 
-	for (frame = FRAME_TOP(state); frame; frame = frame->previous) {
+	for (frame = FRAME_TOP(state); frame; frame = FRAME_PREVIOUS(frame)) {
+		generator = FRAME_GENERATOR(frame);
+		if (generator) {
+			set_finalized(generator, true);
+			*held = true;
+		}
 		err = frame_visit(frame, visit, arg);
 		if (err)
 			return err;
 	}
 	return 0;
 }
-#endif
+
+PyObject *interpreter_generators(PyThreadState *state)
+{
+	PyObject *list = PyList_New(0), *generator;
+	FRAME *frame;
+
+	for (frame = FRAME_TOP(state); list && frame; frame = FRAME_PREVIOUS(frame)) {
+		generator = FRAME_GENERATOR(frame);
+		if (generator && PyList_Append(list, generator))
+			Py_CLEAR(list);
+	}
+	return list;
+}
+
+void interpreter_release_list(PyObject *generators)
+{
+	Py_ssize_t i;
+
+	for (i = 0; i < PyList_GET_SIZE(generators); i++)
+		set_finalized(PyList_GET_ITEM(generators, i), false);
+	Py_DECREF(generators);
+}
+
+void interpreter_release_generators(PyThreadState *state)
+{
+	PyObject *generator;
+	FRAME *frame;
+
+	for (frame = FRAME_TOP(state); frame; frame = FRAME_PREVIOUS(frame)) {
+		generator = FRAME_GENERATOR(frame);
+		if (generator)
+			set_finalized(generator, false);
+	}
+}
 
 /* Frame objects and generators lead to the frames that they came from. */
 static bool frames_shared(const PyThreadState *state)
@@ -1272,13 +1320,7 @@ bool interpreter_state_lose(PyThreadState *state)
 
 void interpreter_expect(const PyThreadState *state, int steps)
 {
-#if V310
-	const PyFrameObject *frame = steps > 2 ? NULL : state->frame;
-#define FRAME_PREVIOUS(frame) ((frame)->f_back)
-#else
-	const _PyInterpreterFrame *frame = steps > 2 ? NULL : FRAME_TOP(state);
-#define FRAME_PREVIOUS(frame) ((frame)->previous)
-#endif
+	const FRAME *frame = steps > 2 ? NULL : FRAME_TOP(state);
 
 	switch (steps) {
 	case 4:
@@ -1314,7 +1356,7 @@ void interpreter_expect(const PyThreadState *state, int steps)
 	}
 }
 
-int interpreter_visit(PyThreadState *state, visitproc visit, void *arg)
+int interpreter_visit(PyThreadState *state, visitproc visit, void *arg, bool *held)
 {
 	Py_VISIT(state->context);
 	/* Those that generators handle are theirs. */
@@ -1323,7 +1365,7 @@ int interpreter_visit(PyThreadState *state, visitproc visit, void *arg)
 	Py_VISIT(state->exc_state.exc_traceback);
 #endif
 	Py_VISIT(state->exc_state.exc_value);
-	return frames_visit(state, visit, arg);
+	return frames_visit(state, visit, arg, held);
 }
 
 /* --- exceptions ---------------------------------------------------------- */

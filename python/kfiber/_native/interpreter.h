@@ -62,8 +62,17 @@ bool interpreter_loop_changed(struct thread *thread);
  */
 PyObject *interpreter_position(int *instruction);
 
-/* Visits what a suspended fiber's thread state owns. */
-int interpreter_visit(PyThreadState *state, visitproc visit, void *arg);
+/*
+ * Visits what a suspended fiber's thread state owns. Generators that run there are held: the collector
+ * does not finalize them, since they cannot be closed while they run, and the fiber's own end
+ * unwinds them. `held`: set if there are any.
+ */
+int interpreter_visit(PyThreadState *state, visitproc visit, void *arg, bool *held);
+/* Those that run there, a new list; NULL with an exception set. */
+PyObject *interpreter_generators(PyThreadState *state);
+/* They are held no more. */
+void interpreter_release_generators(PyThreadState *state);
+void interpreter_release_list(PyObject *generators);
 
 /*
  * It is visited soon, in EXPECT_STEPS visits first, then in one less: what is looked at

@@ -103,6 +103,8 @@ struct Fiber {
 	bool failed;
 	/* FiberExit has been thrown into it because nobody reaches it. */
 	bool exiting;
+	/* While it was suspended a collection came by: see interpreter_visit(). */
+	bool generators_held;
 	/* The parent of a fork() suspended it, and nobody has resumed or adopted it since. */
 	bool inherited;
 	/* How often it tried to leave since; not 0 when it has finished: it was given up. */

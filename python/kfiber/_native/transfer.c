@@ -53,6 +53,10 @@ static inline __attribute__((always_inline)) PyObject *receive(Fiber *fiber)
 
 	/* Before the other one goes, which may switch to this one again. */
 	fiber->message = NULL;
+	if (__builtin_expect(fiber->generators_held, 0)) {
+		fiber->generators_held = false;
+		interpreter_release_generators(fiber->tstate);
+	}
 	if (__builtin_expect(switch_observer != NULL, 0))
 		switch_observer_tell(left);
 	if (__builtin_expect(left->state == STATE_FINISHED && left->greenlet, 0))
@@ -418,7 +422,7 @@ static void report(Fiber *self, int err)
 
 static void end_here(Fiber *self)
 {
-	PyObject *error = PyObject_CallNoArgs(FiberExit), *result;
+	PyObject *error = PyObject_CallNoArgs(FiberExit), *generators = NULL, *result;
 	Fiber *from = thread_self()->current;
 	bool waiting = from->waiting;
 	int err;
@@ -429,6 +433,12 @@ static void end_here(Fiber *self)
 	}
 	if (loop_imported)
 		loop_leave(thread_self());
+	/*
+	 * A collection of another thread may have come as far as to finalize them, and go on at any time:
+	 * they stay held until they have been unwound.
+	 */
+	if (self->generators_held && !(generators = interpreter_generators(self->tstate)))
+		PyErr_Clear();
 	/* All that may have run code, to which it may have gone. */
 	if (self->state != STATE_SUSPENDED || self->waiting) {
 		Py_DECREF(error);
@@ -437,6 +447,7 @@ static void end_here(Fiber *self)
 	self->message = error;
 	self->failed = true;
 	self->exiting = true;
+	self->generators_held = self->generators_held && !generators;
 	self->ender = from;
 	from->waiting = true;
 	/* What is unwound may have been the last that referred to it. */
@@ -447,6 +458,7 @@ static void end_here(Fiber *self)
 	Py_DECREF(from);
 	if (err) {
 		Py_CLEAR(self->message);
+		self->generators_held = generators != NULL;
 		report(self, err);
 		goto stay;
 	}
@@ -456,8 +468,11 @@ static void end_here(Fiber *self)
 	else if (!result)
 		PyErr_WriteUnraisable((PyObject *)self);
 	Py_XDECREF(result);
+	if (generators)
+		interpreter_release_list(generators);
 	return;
 stay:
+	Py_XDECREF(generators);
 	if (from->loop)
 		loop_return(from);
 }
