@@ -97,4 +97,11 @@ extension = Extension(
     extra_link_args=["-Wl,-z,now", "-Wl,-z,nodelete", f"-Wl,--version-script,{EXPORTS}"],
 )
 
-setup(ext_modules=[extension], cmdclass={"build_ext": BuildExt, "build_py": BuildPy})
+# The dialect is the one that readers of the variable prefer: lib/otel.h.
+pointer = Extension(
+    "kfiber._otel",
+    sources=["python/kfiber/_otel.c"],
+    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-mtls-dialect=gnu2"],
+)
+
+setup(ext_modules=[extension, pointer], cmdclass={"build_ext": BuildExt, "build_py": BuildPy})

@@ -79,6 +79,7 @@ static void fork_child(void)
 		values_free(atomic_exchange(&fiber_extra(cb)->values, NULL));
 		atomic_store(&cb->owner, OWNER_NONE);
 	}
+	otel_child();
 	fork_end();
 }
 
@@ -195,6 +196,8 @@ static void leave_fiber(void)
 		reap(engine, self->own_id, &remains);
 	destroy_values(cb);
 	observer_switched(thread_fiber(), 0);
+	if (otel_travels())
+		otel_switched(thread_fiber(), 0);
 	/* Destructors still run, on another stack: none of them may switch. */
 	self->ending = cb;
 	self->current = &thread_nobody;
@@ -228,12 +231,15 @@ int fiber_convert(unsigned int flags, fiber_id_t *id)
 	if (err)
 		return err;
 	exception_attach();
+	otel_attach();
 	overflow_attach();
 	err = engine_current()->convert(flags, &new);
 	if (err)
 		return err;
 	observer_created(new, "");
 	observer_switched(0, new);
+	if (otel_travels())
+		otel_switched(0, new);
 	if (id)
 		*id = new;
 	return 0;
@@ -249,6 +255,8 @@ int fiber_revert(void)
 	err = engine ? engine->revert(&remains) : EPERM;
 	if (!err) {
 		observer_switched(id, 0);
+		if (otel_travels())
+			otel_switched(id, 0);
 		reap(engine, id, &remains);
 		overflow_detach();
 	}
@@ -544,6 +552,8 @@ int fiber_set_name(fiber_id_t id, const char *name)
 		err = engine->set_name(id, name);
 	if (!err)
 		observer_named(id, name);
+	if (!err && otel_travels())
+		otel_named(id, name);
 	return err;
 }
 

@@ -3,12 +3,13 @@
 
 #include "fiber_cb.h"
 #include "observer.h"
+#include "otel.h"
 #include "sanitizer.h"
 #include "span.h"
 
 struct fiber_cb *fiber_cbs;
 struct fiber_extra *fiber_extras;
-_Atomic uint32_t fiber_cb_slots, fiber_cb_direct;
+_Atomic uint32_t fiber_cb_slots, fiber_cb_direct, fiber_cb_otel;
 
 /* Where they lie; the second is never shorter than the first. */
 static struct span span, extra_span;
@@ -24,20 +25,25 @@ static size_t bytes(uint32_t slots, size_t each)
 	return (slots * each + page - 1) & ~(page - 1);
 }
 
-static uint32_t direct(void)
+/* How many, if fiber_switch() does all of a switch in assembly; `otel`: in that copy of it. */
+static uint32_t direct(bool otel)
 {
-	return sanitizer_watches() || observer_watches() ? 0 : atomic_load(&fiber_cb_slots);
+	if (sanitizer_watches() || observer_watches() || otel != otel_travels())
+		return 0;
+	return atomic_load(&fiber_cb_slots);
 }
 
 /* Whoever changes what it depends on calls this afterwards, so the last of them stores what holds. */
 void fiber_cb_route(void)
 {
-	uint32_t slots;
+	uint32_t plain, otel;
 
 	do {
-		slots = direct();
-		atomic_store(&fiber_cb_direct, slots);
-	} while (slots != direct());
+		plain = direct(false);
+		otel = direct(true);
+		atomic_store(&fiber_cb_direct, plain);
+		atomic_store(&fiber_cb_otel, otel);
+	} while (plain != direct(false) || otel != direct(true));
 }
 
 /* Of both, what has been added. */

@@ -131,7 +131,10 @@ extern _Atomic uint32_t fiber_cb_slots __attribute__((visibility("hidden")));
 /* The same for fiber_switch(), but 0 where a sanitizer or an observer is told of each switch, in C. */
 extern _Atomic uint32_t fiber_cb_direct __attribute__((visibility("hidden")));
 
-/* After an observer was set or unset. Async-signal-safe. */
+/* The same where OpenTelemetry's pointer goes along, else 0; then the one above is 0. */
+extern _Atomic uint32_t fiber_cb_otel __attribute__((visibility("hidden")));
+
+/* After an observer was set or unset, or the pointer goes along. Async-signal-safe. */
 void fiber_cb_route(void);
 
 /* With the lock held. ENOMEM. */

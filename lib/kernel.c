@@ -320,6 +320,7 @@ static int kernel_switch_to(fiber_id_t id, void *value, unsigned int kind)
 {
 	struct thread *self = thread_self();
 	struct fiber_cb *cb = fiber_cb_at(self->current_id);
+	void *otel = otel_travels() ? otel_leave() : NULL;
 	int err;
 
 	self->next_id = id;
@@ -331,7 +332,7 @@ static int kernel_switch_to(fiber_id_t id, void *value, unsigned int kind)
 	/* One that is still being made, or none of this library's: 0 never exists. */
 	err = device_request(FIBER_IOC_SWITCH, fiber_cb_find(id) ? id : 0);
 	if (!err) {
-		cb = switch_arrived();
+		cb = switch_arrived(otel);
 		if (cb->unwinds && !cb->detoured)
 			unwind_here();
 		return 0;

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "include/fiber.h"
+#include "otel.h"
 
 /* NULL: none. It stays valid when it is replaced. */
 extern const struct fiber_observer *_Atomic observer __attribute__((visibility("hidden")));
@@ -29,12 +30,16 @@ static inline void observer_created(fiber_id_t id, const char *name)
 {
 	if (observer_watches())
 		observer_tell_created(id, name);
+	if (otel_travels())
+		otel_created(id, name);
 }
 
 static inline void observer_ended(fiber_id_t id)
 {
 	if (observer_watches())
 		observer_tell_ended(id);
+	if (otel_travels())
+		otel_ended(id);
 }
 
 #endif /* LIBFIBER_OBSERVER_H */

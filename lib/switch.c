@@ -25,14 +25,16 @@ void switch_note(struct fiber_cb *to, fiber_id_t from, void *value, unsigned int
 	}
 }
 
-/* The calling fiber's control block, which was switched to. */
-struct fiber_cb *switch_arrived(void)
+/* The calling fiber's control block, which was switched to; `otel` is its pointer. */
+struct fiber_cb *switch_arrived(void *otel)
 {
 	struct thread *self = thread_self();
 	struct fiber_cb *cb = fiber_cb_at(self->next_id);
 	fiber_id_t left = self->current_id;
 
 	observer_switched(left, self->next_id);
+	if (otel_travels())
+		otel_arrive(otel, self->next_id);
 	switch_note(cb, left, self->next_value, self->next_kind);
 	self->current_id = self->next_id;
 	if (self->next_kind & SWITCH_ENDS)
@@ -44,7 +46,7 @@ struct fiber_cb *switch_arrived(void)
 /* The same for a fiber that begins. */
 struct fiber_cb *switch_began(void)
 {
-	struct fiber_cb *cb = switch_arrived();
+	struct fiber_cb *cb = switch_arrived(NULL);
 
 	if (cb->unwinds)
 		unwind_here();

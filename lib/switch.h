@@ -60,9 +60,9 @@ int user_refused(fiber_id_t id);
 int user_taken(struct fiber_cb *to, fiber_id_t id);
 void user_release(struct fiber_cb *cb);
 
-/* With engine `kernel`: where a created fiber begins, and what each one that is resumed calls. */
+/* With engine `kernel`: where a created fiber begins, and what each one that is resumed calls; otel.h. */
 extern const char switch_begin_kernel[];
-struct fiber_cb *switch_arrived(void);
+struct fiber_cb *switch_arrived(void *otel);
 struct fiber_cb *switch_began(void);
 void switch_note(struct fiber_cb *to, fiber_id_t from, void *value, unsigned int kind);
 

@@ -27,6 +27,7 @@
  * fiber_convert() must refuse.
  */
 #include "fiber_cb.h"
+#include "otel.h"
 #include "switch.h"
 #include "table.h"
 #include "thread.h"
@@ -60,6 +61,194 @@ switch_ioctl:
 	jne	.Lclock\@
 	shlq	$32, %rdx
 	leaq	(%rax,%rdx), %r8
+	.endm
+
+/*
+ * The rest of a switch in user mode, whose target has a control block: `way` is plain, or otel
+ * where OpenTelemetry's pointer goes along. rdx is the target's slot.
+ */
+	.macro	switch_rest way
+	shlq	$CB_SHIFT, %rdx
+	leaq	(%rdx,%rdx,2), %r9
+	addq	fiber_cbs(%rip), %rdx
+	addq	table+TABLE_SLOTS(%rip), %r9
+	/* What will be needed. */
+	prefetchw	SLOT_ACTIVATIONS(%r9)
+	movq	CB_SP(%rdx), %rax
+	prefetcht0	(%rax)
+	prefetcht0	64(%rax)
+
+	/* Free, then this thread's: sole.h. A sole thread meets no other living thread's root fiber. */
+	movq	%rdi, AREA_TARGET(%rcx)
+	movq	%rdi, %rax
+	movq	THREAD_TAKES(%r11), %rcx
+	orq	$OWNER_MASK, %rax
+	addq	%rax, %rcx
+	cmpl	$0, sole(%rip)
+	je	.Lrivals_\way
+	cmpq	%rax, CB_OWNER(%rdx)
+	jne	user_refused
+	movq	%rcx, CB_OWNER(%rdx)
+.Lowned_\way:
+	cmpq	%rdx, CB_SP(%rdx)
+	je	.Lbegin_\way
+.Lbegun_\way:
+	movq	THREAD_ID(%r11), %rax
+	movq	%rax, CB_RESUMER(%rdx)
+
+	/* rax is the id of the fiber left. */
+.Ltaken_\way:
+	.cfi_remember_state
+	pushq	%rbp
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset rbp, 0
+	pushq	%rbx
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset rbx, 0
+	pushq	%r12
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r12, 0
+	pushq	%r13
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r13, 0
+	pushq	%r14
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r14, 0
+	pushq	%r15
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r15, 0
+	stmxcsr	-8(%rsp)
+	fnstcw	-4(%rsp)
+
+	/* Books the run that ends. */
+	movq	THREAD_AREA(%r11), %rbx
+	movq	THREAD_SLOT(%r11), %rbp
+	movq	%r8, %rcx
+	movq	%r8, SLOT_LAST_SWITCH(%rbp)
+	subq	AREA_SINCE(%rbx), %rcx
+	addq	AREA_OFF_SINCE(%rbx), %rcx
+	subq	%r10, %rcx
+	cmpq	%rcx, SLOT_LONGEST_RUN(%rbp)
+	jb	.Llongest_\way
+.Lrun_\way:
+	addq	%rcx, SLOT_RUN_TIME(%rbp)
+	movq	48(%rsp), %r12
+	leaq	56(%rsp), %rcx
+	movq	%r12, SLOT_IP(%rbp)
+	movq	%rcx, SLOT_SP(%rbp)
+	movq	$STATE_SUSPENDED, SLOT_STATE(%rbp)
+
+	/* The next one begins. */
+	movq	THREAD_RUNS(%r11), %rcx
+	incq	SLOT_ACTIVATIONS(%r9)
+	movq	%r8, SLOT_LAST_SWITCH(%r9)
+	movq	%rcx, SLOT_STATE(%r9)
+	movq	%r8, AREA_SINCE(%rbx)
+	movq	%r10, AREA_OFF_SINCE(%rbx)
+	movq	%rdi, AREA_FIBER(%rbx)
+	.ifc	\way, otel
+	/* What the thread's pointer says is the fiber's: otel.h. */
+	movq	THREAD_OTEL(%r11), %r13
+	movq	otel_pointers(%rip), %r14
+	movl	%eax, %r15d
+	movl	%edi, %ecx
+	andl	$OWNER_MASK, %r15d
+	andl	$OWNER_MASK, %ecx
+	movq	(%r13), %r12
+	movq	%r12, (%r14,%r15,8)
+	movq	(%r14,%rcx,8), %r12
+	testq	%r12, %r12
+	jz	.Lrecord
+.Lpointed:
+	movq	%r12, (%r13)
+	.endif
+	movq	%rdi, THREAD_ID(%r11)
+	movq	%rdx, THREAD_CURRENT(%r11)
+	movq	%r9, THREAD_SLOT(%r11)
+	orq	$OWNER_FREE, %rax
+
+	movq	%rsp, CB_SP(%rsi)
+	movq	CB_SP(%rdx), %rsp
+
+	/* On the other side: the one left is saved, and free. */
+	cmpw	$0, CB_HOME(%rsi)
+	je	1f
+	movzwl	CB_HOME(%rsi), %ecx
+	cmpl	%ecx, THREAD_NUMBER(%r11)
+	jne	.Lrelease_rarely_\way
+1:	movq	%rax, CB_OWNER(%rsi)
+.Lreleased_\way:
+	.cfi_remember_state
+	ldmxcsr	-8(%rsp)
+	fldcw	-4(%rsp)
+	incq	THREAD_BUSY(%r11)
+	popq	%r15
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore r15
+	popq	%r14
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore r14
+	popq	%r13
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore r13
+	popq	%r12
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore r12
+	popq	%rbx
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore rbx
+	popq	%rbp
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore rbp
+	/* Not ret: the processor would expect the address of another call. */
+	popq	%rcx
+	.cfi_adjust_cfa_offset -8
+	.cfi_register rip, rcx
+	xorl	%eax, %eax
+	jmp	*%rcx
+
+	.cfi_restore_state
+	/* Or it is negative: clocks of two CPUs differ a little. */
+.Llongest_\way:
+	testq	%rcx, %rcx
+	js	1f
+	movq	%rcx, SLOT_LONGEST_RUN(%rbp)
+	jmp	.Lrun_\way
+1:	xorl	%ecx, %ecx
+	jmp	.Lrun_\way
+	/* Somebody else's own one: that thread may wait for it. All that is needed later is on stacks. */
+.Lrelease_rarely_\way:
+	movq	%rsi, %rdi
+	movq	%r11, %rbx
+	/* A fiber that begins has another alignment. */
+	movq	%rsp, %rbp
+	.cfi_def_cfa_register rbp
+	subq	$8, %rsp			/* the control words */
+	andq	$-16, %rsp
+	call	user_release
+	movq	%rbp, %rsp
+	.cfi_def_cfa_register rsp
+	movq	%rbx, %r11
+	jmp	.Lreleased_\way
+
+	.cfi_restore_state
+	/* Other fiber threads may take it at the same time. */
+.Lrivals_\way:
+	lock cmpxchgq	%rcx, CB_OWNER(%rdx)
+	jne	user_refused
+	cmpw	$0, CB_HOME(%rdx)
+	je	.Lowned_\way
+	movzwl	CB_HOME(%rdx), %eax
+	cmpl	%eax, THREAD_NUMBER(%r11)
+	je	.Lowned_\way
+	movq	%rdi, %rsi
+	movq	%rdx, %rdi
+	jmp	user_taken
+.Lbegin_\way:
+	xchgq	%rdx, %rdi
+	call	switch_begin
+	xchgq	%rdx, %rdi
+	jmp	.Lbegun_\way
 	.endm
 
 /*
@@ -126,175 +315,25 @@ fiber_switch:
 	movl	%edi, %edx
 	andl	$OWNER_MASK, %edx
 	cmpl	fiber_cb_direct(%rip), %edx
-	jae	user_refused
-	shlq	$CB_SHIFT, %rdx
-	leaq	(%rdx,%rdx,2), %r9
-	addq	fiber_cbs(%rip), %rdx
-	addq	table+TABLE_SLOTS(%rip), %r9
-	/* What will be needed. */
-	prefetchw	SLOT_ACTIVATIONS(%r9)
-	movq	CB_SP(%rdx), %rax
-	prefetcht0	(%rax)
-	prefetcht0	64(%rax)
-
-	/* Free, then this thread's: sole.h. A sole thread meets no other living thread's root fiber. */
-	movq	%rdi, AREA_TARGET(%rcx)
-	movq	%rdi, %rax
-	movq	THREAD_TAKES(%r11), %rcx
-	orq	$OWNER_MASK, %rax
-	addq	%rax, %rcx
-	cmpl	$0, sole(%rip)
-	je	.Lrivals
-	cmpq	%rax, CB_OWNER(%rdx)
-	jne	user_refused
-	movq	%rcx, CB_OWNER(%rdx)
-.Lowned:
-	cmpq	%rdx, CB_SP(%rdx)
-	je	.Lbegin
-.Lbegun:
-	movq	THREAD_ID(%r11), %rax
-	movq	%rax, CB_RESUMER(%rdx)
-
-	/* rax is the id of the fiber left. */
-.Ltaken:
-	.cfi_remember_state
-	pushq	%rbp
-	.cfi_adjust_cfa_offset 8
-	.cfi_rel_offset rbp, 0
-	pushq	%rbx
-	.cfi_adjust_cfa_offset 8
-	.cfi_rel_offset rbx, 0
-	pushq	%r12
-	.cfi_adjust_cfa_offset 8
-	.cfi_rel_offset r12, 0
-	pushq	%r13
-	.cfi_adjust_cfa_offset 8
-	.cfi_rel_offset r13, 0
-	pushq	%r14
-	.cfi_adjust_cfa_offset 8
-	.cfi_rel_offset r14, 0
-	pushq	%r15
-	.cfi_adjust_cfa_offset 8
-	.cfi_rel_offset r15, 0
-	stmxcsr	-8(%rsp)
-	fnstcw	-4(%rsp)
-
-	/* Books the run that ends. */
-	movq	THREAD_AREA(%r11), %rbx
-	movq	THREAD_SLOT(%r11), %rbp
-	movq	%r8, %rcx
-	movq	%r8, SLOT_LAST_SWITCH(%rbp)
-	subq	AREA_SINCE(%rbx), %rcx
-	addq	AREA_OFF_SINCE(%rbx), %rcx
-	subq	%r10, %rcx
-	cmpq	%rcx, SLOT_LONGEST_RUN(%rbp)
-	jb	.Llongest
-.Lrun:
-	addq	%rcx, SLOT_RUN_TIME(%rbp)
-	movq	48(%rsp), %r12
-	leaq	56(%rsp), %rcx
-	movq	%r12, SLOT_IP(%rbp)
-	movq	%rcx, SLOT_SP(%rbp)
-	movq	$STATE_SUSPENDED, SLOT_STATE(%rbp)
-
-	/* The next one begins. */
-	movq	THREAD_RUNS(%r11), %rcx
-	incq	SLOT_ACTIVATIONS(%r9)
-	movq	%r8, SLOT_LAST_SWITCH(%r9)
-	movq	%rcx, SLOT_STATE(%r9)
-	movq	%r8, AREA_SINCE(%rbx)
-	movq	%r10, AREA_OFF_SINCE(%rbx)
-	movq	%rdi, AREA_FIBER(%rbx)
-	movq	%rdi, THREAD_ID(%r11)
-	movq	%rdx, THREAD_CURRENT(%r11)
-	movq	%r9, THREAD_SLOT(%r11)
-	orq	$OWNER_FREE, %rax
-
-	movq	%rsp, CB_SP(%rsi)
-	movq	CB_SP(%rdx), %rsp
-
-	/* On the other side: the one left is saved, and free. */
-	cmpw	$0, CB_HOME(%rsi)
-	je	1f
-	movzwl	CB_HOME(%rsi), %ecx
-	cmpl	%ecx, THREAD_NUMBER(%r11)
-	jne	.Lrelease_rarely
-1:	movq	%rax, CB_OWNER(%rsi)
-.Lreleased:
-	.cfi_remember_state
-	ldmxcsr	-8(%rsp)
-	fldcw	-4(%rsp)
-	incq	THREAD_BUSY(%r11)
-	popq	%r15
-	.cfi_adjust_cfa_offset -8
-	.cfi_restore r15
-	popq	%r14
-	.cfi_adjust_cfa_offset -8
-	.cfi_restore r14
-	popq	%r13
-	.cfi_adjust_cfa_offset -8
-	.cfi_restore r13
-	popq	%r12
-	.cfi_adjust_cfa_offset -8
-	.cfi_restore r12
-	popq	%rbx
-	.cfi_adjust_cfa_offset -8
-	.cfi_restore rbx
-	popq	%rbp
-	.cfi_adjust_cfa_offset -8
-	.cfi_restore rbp
-	/* Not ret: the processor would expect the address of another call. */
-	popq	%rcx
-	.cfi_adjust_cfa_offset -8
-	.cfi_register rip, rcx
-	xorl	%eax, %eax
-	jmp	*%rcx
-
-	.cfi_restore_state
-	/* Or it is negative: clocks of two CPUs differ a little. */
-.Llongest:
-	testq	%rcx, %rcx
-	js	1f
-	movq	%rcx, SLOT_LONGEST_RUN(%rbp)
-	jmp	.Lrun
-1:	xorl	%ecx, %ecx
-	jmp	.Lrun
-	/* Somebody else's own one: that thread may wait for it. All that is needed later is on stacks. */
-.Lrelease_rarely:
-	movq	%rsi, %rdi
-	movq	%r11, %rbx
-	/* A fiber that begins has another alignment. */
-	movq	%rsp, %rbp
-	.cfi_def_cfa_register rbp
-	subq	$8, %rsp			/* the control words */
-	andq	$-16, %rsp
-	call	user_release
-	movq	%rbp, %rsp
-	.cfi_def_cfa_register rsp
-	movq	%rbx, %r11
-	jmp	.Lreleased
-
-	.cfi_restore_state
-	/* Other fiber threads may take it at the same time. */
-.Lrivals:
-	lock cmpxchgq	%rcx, CB_OWNER(%rdx)
-	jne	user_refused
-	cmpw	$0, CB_HOME(%rdx)
-	je	.Lowned
-	movzwl	CB_HOME(%rdx), %eax
-	cmpl	%eax, THREAD_NUMBER(%r11)
-	je	.Lowned
-	movq	%rdi, %rsi
-	movq	%rdx, %rdi
-	jmp	user_taken
+	jae	.Lnot_direct
+	switch_rest plain
 .Lnested:
 	incq	%fs:THREAD_BUSY(%r11)
 	jmp	user_nested
-.Lbegin:
-	xchgq	%rdx, %rdi
-	call	switch_begin
-	xchgq	%rdx, %rdi
-	jmp	.Lbegun
+.Lnot_direct:
+	cmpl	fiber_cb_otel(%rip), %edx
+	jae	user_refused
+	cmpq	$0, THREAD_OTEL(%r11)
+	je	user_refused
+	switch_rest otel
+	/* The fiber's own record, if it has one. */
+.Lrecord:
+	movq	otel_records(%rip), %r12
+	testq	%r12, %r12
+	jz	.Lpointed
+	shlq	$OTEL_SHIFT, %rcx
+	addq	%rcx, %r12
+	jmp	.Lpointed
 
 /* int switch_user(fiber_id_t id): by a busy thread without exception state. */
 switch_user:
@@ -315,7 +354,7 @@ switch_taken:
 	addq	table+TABLE_SLOTS(%rip), %r9
 	movq	THREAD_CURRENT(%r11), %rsi
 	movq	THREAD_ID(%r11), %rax
-	jmp	.Ltaken
+	jmp	.Ltaken_plain
 	.cfi_endproc
 	.size	fiber_switch, . - fiber_switch
 

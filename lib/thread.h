@@ -26,6 +26,7 @@
 #define THREAD_NUMBER	56
 #define THREAD_EXCEPTIONS	64
 #define THREAD_GENERATION	72
+#define THREAD_OTEL	80
 
 #ifndef __ASSEMBLER__
 
@@ -65,6 +66,8 @@ struct thread {
 	 */
 	struct exceptions *exceptions;
 	uint64_t generation;
+	/* Where its otel_thread_ctx_v1 is; NULL: not known yet, or there is none. */
+	void **otel;
 
 	/* The fiber that it is; NULL once it is finished. */
 	struct fiber_cb *own;
@@ -94,6 +97,7 @@ _Static_assert(offsetof(struct thread, runs) == THREAD_RUNS, "");
 _Static_assert(offsetof(struct thread, number) == THREAD_NUMBER, "");
 _Static_assert(offsetof(struct thread, exceptions) == THREAD_EXCEPTIONS, "");
 _Static_assert(offsetof(struct thread, generation) == THREAD_GENERATION, "");
+_Static_assert(offsetof(struct thread, otel) == THREAD_OTEL, "");
 _Static_assert(FIBER_THREAD_AREAS < OWNER_DOOMED, "threads fit an owner word");
 _Static_assert(FIBER_THREAD_AREAS <= CB_LEFT, "and fiber_cb.home");
 

@@ -448,6 +448,35 @@ int fiber_set_observer(const struct fiber_observer *observer,
 		       const struct fiber_observer **previous);
 
 /*
+ * Gives each fiber a record for OpenTelemetry's profilers (OTEP 4947), with the attributes fiber.id
+ * and fiber.name. KFIBER_OTEL=1 in the environment does the same at the process's first conversion.
+ *
+ * If an object of the process exports the thread-local pointer otel_thread_ctx_v1, the pointer
+ * belongs to the fiber, with and without this call: each switch takes it along, so that an SDK's
+ * span is never seen on another fiber. A fiber's record is seen where its pointer would be NULL,
+ * and on other threads after their next switch. This call cannot be undone. A program without an
+ * SDK defines the pointer in a shared library, or is linked with -Wl,--export-dynamic:
+ *
+ *	_Thread_local void *otel_thread_ctx_v1;
+ *
+ * - ENOENT: no object exports the pointer.
+ * - EEXIST: an SDK has published the context of this process, of which there is one.
+ * - ENOMEM: there is not enough memory.
+ */
+int fiber_otel_enable(void);
+
+/*
+ * Shows a span in the calling fiber's record: its trace id of 16 bytes and its span id of 8 bytes,
+ * in the order of W3C Trace Context, and its flags. NULL and NULL remove it. Async-signal-safe.
+ *
+ * - EPERM: the caller is not a fiber.
+ * - ENOENT: fibers have no records.
+ * - EINVAL: one of the two ids is NULL.
+ */
+int fiber_otel_set_span(const unsigned char *trace_id, const unsigned char *span_id,
+			unsigned int flags);
+
+/*
  * Fiber-local storage of the reference report: a fiber allocates positions for itself alone, and
  * each position has a value. Async-signal-safe.
  *

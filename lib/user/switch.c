@@ -65,6 +65,8 @@ static int go_on(struct fiber_cb *to, fiber_id_t id, void *value, unsigned int k
 	if (kind & SWITCH_UNWINDS && !to->detoured)
 		unwind_prepare(to);
 	observer_switched(self->current_id, id);
+	if (otel_travels())
+		otel_switched(self->current_id, id);
 	if (kind & SWITCH_ENDS)
 		from->home = CB_LEFT;
 	if (!sanitizer_watches())

@@ -18,6 +18,7 @@ Layout:
     holds       who holds a thread for long
     screen      kfiber top on a terminal
     metrics     fibers for Prometheus
+    otel        fibers for OpenTelemetry's profilers
     render      fibers as a table, JSON or Prometheus text
     cache       the cache folder, and locks in it
     hint        command lines for hints of errors, for this machine

@@ -337,6 +337,12 @@ def share_context(fiber: Fiber, /) -> None:
     it while somebody else uses the Context. TypeError: not a new fiber.
     """
 
+def otel_enable() -> None:
+    """For `kfiber.otel.enable()`."""
+
+def otel_set_span(trace_id: bytes | None, span_id: bytes | None, flags: int, /) -> None:
+    """For `kfiber.otel.set_span()`."""
+
 def cycles() -> int:
     """The processor's cycle counter, in which status tables count."""
 

@@ -102,6 +102,12 @@ TEST(another_one_takes_its_place)
 	CHECK(!*told);
 }
 
+TEST(no_pointer_of_opentelemetry)
+{
+	CHECK_ERR(fiber_otel_enable(), ENOENT);
+	CHECK_OK(fiber_convert(0, &home));
+}
+
 TEST(bad_sizes)
 {
 	struct fiber_observer bad[2] = { FIBER_OBSERVER_INIT, { .size = 1 } };

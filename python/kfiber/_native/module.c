@@ -168,6 +168,8 @@ static PyMethodDef functions[] = {
 	{ "engine", engine, METH_NOARGS, DOC_engine },
 	{ "set_engine", set_engine, METH_O, DOC_set_engine },
 	{ "set_observer", switch_observer_set, METH_O, DOC_set_observer },
+	{ "otel_enable", otel_enable, METH_NOARGS, DOC_otel_enable },
+	{ "otel_set_span", otel_set_span, METH_VARARGS, DOC_otel_set_span },
 	{ "share_context", share_context, METH_O, DOC_share_context },
 	{ "swap", swap, METH_NOARGS, DOC_swap },
 	{ "cycles", cycles, METH_NOARGS, DOC_cycles },
@@ -219,6 +221,8 @@ static int begin(PyObject *module)
 	if (first)
 		return PyDict_Merge(PyModule_GetDict(module), PyModule_GetDict(first), 0);
 	if (interpreter_init())
+		return -1;
+	if (otel_begin())
 		return -1;
 	if (import_init() || error_init(module) || fiber_type_init(module) || local_type_init(module) ||
 	    thread_types_init(module) || green_init_module(module) || call("atexit", "register", NULL, &end_method) ||

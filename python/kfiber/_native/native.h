@@ -255,6 +255,11 @@ extern PyObject *switch_observer;
 void switch_observer_tell(Fiber *left);
 PyObject *switch_observer_set(PyObject *module, PyObject *function);
 
+/* otel.c */
+int otel_begin(void);
+PyObject *otel_enable(PyObject *module, PyObject *unused);
+PyObject *otel_set_span(PyObject *module, PyObject *args);
+
 /* wait.c */
 /* It has just finished. */
 void waiters_wake(Fiber *self);
