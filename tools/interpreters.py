@@ -14,8 +14,10 @@ import pythons
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
-# What tests and benchmarks want besides.
-TOOLS = ("gevent>=24", "greenlet>=3", "pyperf>=2.6", "pytest>=8", "pytest-timeout>=2.3")
+# The releases of what others wrote, for tests and benchmarks.
+CONSTRAINTS = ROOT / "tools" / "constraints.txt"
+# What is installed beside kfiber.
+TOOLS = ("gevent", "greenlet", "pyperf", "pytest", "pytest-timeout")
 # What an installation is made of.
 SOURCES = ("lib", "uapi", "python/kfiber", "setup.py", "pyproject.toml", "MANIFEST.in")
 COPIED = (*SOURCES, "README.md", "LICENSES", "kmod")
@@ -52,6 +54,7 @@ def find(version: str) -> Path | None:
 def _fingerprint(python: Path) -> str:
     """Of all that an installation depends on."""
     state = hashlib.sha256(f"{python.stat().st_mtime_ns} {TOOLS}".encode())
+    state.update(CONSTRAINTS.read_bytes())
     for name in SOURCES:
         path = ROOT / name
         for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -72,6 +75,16 @@ def _copy(target: Path) -> None:
             shutil.copy(path, target / name)
 
 
+def install(python: Path, *packages: str) -> str | None:
+    """Installs packages, in the releases of CONSTRAINTS; why that failed, if it did."""
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check",
+         "--constraint", CONSTRAINTS, *packages],
+        env={**os.environ, "CPPFLAGS": "-Werror"}, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stderr.strip() or f"status {done.returncode}" if done.returncode else None
+
+
 def environment(version: str) -> Path | None:
     """The Python of a virtual environment of that version with this checkout's kfiber.
 
@@ -90,12 +103,7 @@ def environment(version: str) -> Path | None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([python, "-m", "venv", folder], check=True)
     _copy(folder / "source")
-    done = subprocess.run(
-        [inside, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *TOOLS,
-         folder / "source"],
-        env={**os.environ, "CPPFLAGS": "-Werror"}, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"Python {version}: {done.stderr.strip()}")
+    if failed := install(inside, *TOOLS, str(folder / "source")):
+        raise RuntimeError(f"Python {version}: {failed}")
     stamp.write_text(state)
     return inside

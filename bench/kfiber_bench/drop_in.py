@@ -6,7 +6,6 @@ turns, pass by pass. Each figure is a process of its own (coroutine.py).
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +19,6 @@ from kfiber_bench.row import Row, row
 
 # Those that gevent has wheels for.
 MEASURED = ("3.11", "3.12", "3.13", "3.14")
-PINS = ("gevent==26.9.0", "greenlet==3.5.6")
 OURS, THEIRS = "kfiber.greenlet", "greenlet"
 
 
@@ -82,30 +80,13 @@ def compare(version: str, figures: dict[tuple[str, str], Figures]) -> Iterator[R
         )  # fmt: skip
 
 
-def fetched(python: Path) -> bool:
-    """Installs PINS; whether that worked."""
-    pip: list[str | Path] = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--disable-pip-version-check",
-        *PINS,
-    ]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"bench: {python}: no gevent: {done.stderr.strip()[-200:]}", file=sys.stderr)
-    return done.returncode == 0
-
-
 def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
     """On all of them."""
     found = {}
     for version in MEASURED:
         python = environment(version)
-        if python is None or not fetched(python):
-            print(f"bench: no Python {version} with gevent here", file=sys.stderr)
+        if python is None:
+            print(f"bench: no Python {version} with its headers here", file=sys.stderr)
         else:
             found[version] = python
     return measure_each("greenlet", found, passes, programs, compare)
