@@ -78,7 +78,8 @@ stress: build
 # their own tests run; about 190 MB in the cache. Then what was written for greenlet, over
 # kfiber.greenlet and over greenlet: an hour; KFIBER_JUDGES=short ten minutes of it.
 judges: build
-	$(BIN)/python -m pytest tests/windows/judges/judges.py tests/python/judges/judges.py $(JUDGES)
+	$(BIN)/python -m pytest tests/windows/judges/judges.py \
+	tests/python/judges/judges.py tests/python/judges/programs.py $(JUDGES)
 
 # What draws pictures, shows progress and computes intervals is installed when it is wanted.
 EXTRAS = $(BIN)/python -c "import matplotlib, rich, scipy" 2>/dev/null || \

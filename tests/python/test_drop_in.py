@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import subprocess
@@ -154,6 +155,23 @@ def test_the_frames_of_one_whose_thread_has_ended():
     frame = None
 
 
+def test_the_running_loop_is_the_threads():
+    """Not that of the greenlet which runs it: Playwright's synchronous API tells it so."""
+    loop = asyncio.new_event_loop()
+    main = ours.getcurrent()
+
+    async def pause():
+        main.switch()
+
+    runner = ours.greenlet(lambda: loop.run_until_complete(pause()))
+    runner.switch()
+    assert asyncio._get_running_loop() is loop
+    asyncio._set_running_loop(loop)
+    runner.switch()
+    assert asyncio._get_running_loop() is None
+    loop.close()
+
+
 def test_what_kfiber_ps_shows_of_gevents():
     """The name that somebody gave it, the function, and where it was spawned."""
 
@@ -181,4 +199,13 @@ def test_what_kfiber_ps_shows_of_gevents():
         if name:
             g.name = name
         assert re.fullmatch(shown + r"handle test_drop_in\.py:\d+", g.switch())
+        g.switch()
+
+    # As Celery's pool of greenlets calls it.
+    pool = named(lambda: main.switch(kfiber.current().name), "apply_target")
+    pool.__module__ = "celery.concurrency.gevent"
+    for arguments, shown in [((print, ("shop.pay", "id")), "shop.pay"), ((), "apply_target")]:
+        g = Spawned(pool)
+        g.args = arguments
+        assert re.fullmatch(shown + r" test_drop_in\.py:\d+", g.switch())
         g.switch()

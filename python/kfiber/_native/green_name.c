@@ -24,7 +24,10 @@ static PyObject *text(PyObject *object, const char *name)
 	return value;
 }
 
-/* " file.py:5", of the first frame outside gevent, else of its own; empty: not known. New reference. */
+/*
+ * " file.py:5", of the first frame outside gevent, else of its own, but of those that spawn for others;
+ * empty: not known. New reference.
+ */
 static PyObject *spawn_site(PyObject *self)
 {
 	PyObject *frame = attribute(self, "spawning_stack"), *result = NULL;
@@ -36,7 +39,7 @@ static PyObject *spawn_site(PyObject *self)
 		const char *path = file ? PyUnicode_AsUTF8(file) : NULL;
 
 		outside = path && !strstr(path, "/gevent/");
-		if (path && line && (outside || !result))
+		if (path && line && (outside || (!result && !strstr(path, "/gevent/pool.py"))))
 			Py_XSETREF(result, PyUnicode_FromFormat(" %s:%S", strrchr(path, '/') ?
 								strrchr(path, '/') + 1 : path, line));
 		Py_XDECREF(code);
@@ -47,6 +50,24 @@ static PyObject *spawn_site(PyObject *self)
 	Py_XDECREF(frame);
 	PyErr_Clear();
 	return result ? result : PyUnicode_FromString("");
+}
+
+/* Of the task for which Celery's pool calls that function: the first argument of what it is to call. New reference. */
+static PyObject *celery_task(PyObject *self, PyObject *function)
+{
+	PyObject *module = text(function, "__module__"), *args = NULL, *call, *name = NULL;
+
+	if (module && !PyUnicode_CompareWithASCIIString(module, "celery.concurrency.gevent"))
+		args = attribute(self, "args");
+	if (args && PyTuple_Check(args) && PyTuple_GET_SIZE(args) > 1) {
+		call = PyTuple_GET_ITEM(args, 1);
+		if (PyTuple_Check(call) && PyTuple_GET_SIZE(call))
+			name = PyTuple_GET_ITEM(call, 0);
+	}
+	name = name && PyUnicode_Check(name) ? Py_NewRef(name) : NULL;
+	Py_XDECREF(module);
+	Py_XDECREF(args);
+	return name;
 }
 
 /* That somebody gave it. Borrowed; NULL: none. */
@@ -65,7 +86,9 @@ PyObject *green_name(PyGreenlet *self, PyObject *run)
 	if (Py_TYPE(self) == &PyGreenlet_Type || !PyObject_HasAttrString((PyObject *)Py_TYPE(self), "spawning_stack"))
 		return fiber_default_name(run);
 	target = attribute((PyObject *)self, "_run");
-	function = fiber_default_name(target ? target : run);
+	function = target ? celery_task((PyObject *)self, target) : NULL;
+	if (!function)
+		function = fiber_default_name(target ? target : run);
 	site = function ? spawn_site((PyObject *)self) : NULL;
 	name = given_name(self);
 	if (name)

@@ -3,7 +3,8 @@
  * asyncio's running loop is the thread's: a fiber that is entered from a callback
  * sees it. One that a created fiber has started leaves and returns with that
  * fiber, which belongs to the thread while it is suspended; and so do the hooks
- * for asynchronous generators that such a loop sets.
+ * for asynchronous generators that such a loop sets. Greenlets share their thread's, as
+ * greenlet has it: Playwright sets it in one where another one runs it.
  */
 #include "interpreter.h"
 
@@ -65,7 +66,7 @@ static void look(struct thread *thread)
 	Fiber *from = thread->current;
 	PyObject *loop = loop_now();
 
-	if (from->root) {
+	if (from->root || from->owner != (PyObject *)from) {
 		Py_XSETREF(thread->loop, loop);
 		Py_XSETREF(thread->hooks, hooks_now());
 	} else if (loop == thread->loop) {

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""The Pythons on which programs that were written for greenlet run over greenlet and over kfiber."""
+"""The Pythons that judge, and servers of this machine's distribution."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from interpreters import VERSIONS, environment, install
+from interpreters import VERSIONS, environment
+from judged import SHORT, Judged, free, serving, until
 
-SHORT = os.environ.get("KFIBER_JUDGES") == "short"
 if SHORT:
     VERSIONS = (f"{sys.version_info.major}.{sys.version_info.minor}",)
 
@@ -32,126 +28,6 @@ if ours:
 """
 
 
-class Done(NamedTuple):
-    """How a program ended; "late" after its time."""
-
-    status: int | str
-    output: str
-
-
-class Program(NamedTuple):
-    """One that runs."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def until(self, wanted: str) -> re.Match[str]:
-        """Waits until it has said that: a regular expression."""
-
-        def said() -> re.Match[str] | None:
-            if found := re.search(wanted, self.output(), re.MULTILINE):
-                return found
-            assert self.process.poll() is None, self.output()[-5000:]
-            return None
-
-        return until(said, lambda: f"{wanted!r} is not in\n{self.output()[-5000:]}")
-
-
-def until(happens: Callable[[], object], failure: Callable[[], str], seconds: float = 300):
-    """What `happens()` returns as soon as that is true."""
-    end = time.monotonic() + seconds
-    while not (result := happens()):
-        assert time.monotonic() < end, failure()
-        time.sleep(0.1)
-    return result
-
-
-class Judged:
-    """A Python with this checkout's kfiber and with greenlet."""
-
-    def __init__(self, version: str, python: Path, site: Path):
-        self.version, self.python, self.site = version, python, site
-
-    def needs(self, *packages: str) -> None:
-        """They come from the package registry; without them the test is skipped."""
-        if failed := install(self.python, *packages):
-            pytest.skip(f"Python {self.version}: pip could not fetch them: {failed[-300:]}")
-
-    def settings(self, ours: bool, settings: dict[str, str]) -> dict[str, str]:
-        """The environment over greenlet or over `ours`."""
-        chosen = {"KFIBER_GREENLET": str(int(ours)), "PYTHONPATH": str(self.site)}
-        return {
-            **os.environ,
-            "KFIBER_ENGINE": "local",
-            "PYTHONUNBUFFERED": "1",
-            **chosen,
-            **settings,
-        }
-
-    def run(
-        self, folder: Path, ours: bool, *words: object, timeout: int = 300, **settings: str
-    ) -> Done:
-        """A program, until it ends."""
-        try:
-            done = subprocess.run(
-                [str(self.python), "-X", "faulthandler", *map(str, words)],
-                cwd=folder,
-                env=self.settings(ours, settings),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as late:
-            said = late.stdout or ""
-            return Done("late", said if isinstance(said, str) else said.decode(errors="replace"))
-        return Done(done.returncode, done.stdout)
-
-    @contextmanager
-    def start(self, folder: Path, ours: bool, *words: object, **settings: str) -> Iterator[Program]:
-        """A program, which is told to end when the block does."""
-        log = folder / f"{len(list(folder.glob('*.log')))}.log"
-        with log.open("wb") as output, subprocess.Popen(
-            [str(self.python), "-X", "faulthandler", *map(str, words)],
-            cwd=folder,
-            env=self.settings(ours, settings),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process:  # fmt: skip
-            try:
-                yield Program(process, log)
-            finally:
-                process.terminate()
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-
-    def names(self, pid: int) -> list[str]:
-        """Of the fibers of that process, as `kfiber ps` shows them."""
-        command = [self.python, "-m", "kfiber", "ps", "--json", str(pid)]
-        return [each["name"] for each in json.loads(subprocess.check_output(command))]
-
-    def shown(self, pid: int, wanted: str, least: int) -> None:
-        """Waits until that many names of that process match a regular expression."""
-
-        def enough() -> bool:
-            return sum(bool(re.search(wanted, name)) for name in self.names(pid)) >= least
-
-        until(enough, lambda: f"{wanted!r} is not there {least} times: {self.names(pid)}")
-
-
 @pytest.fixture(scope="session", params=VERSIONS)
 def judged(request, tmp_path_factory):
     """Each Python that is here; with KFIBER_JUDGES=short this one."""
@@ -161,3 +37,49 @@ def judged(request, tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text(SITE)
     return Judged(request.param, python, site)
+
+
+@pytest.fixture
+def port():
+    return free()
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    """The address of a Redis."""
+    if not shutil.which("redis-server"):
+        pytest.skip("no redis-server here; hint: apt install redis-server")
+    port = free()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", ""]
+    with serving(port, command, cwd=tmp_path_factory.mktemp("redis")):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """User, host, port and database of a PostgreSQL, ready for SQLAlchemy's tests."""
+    folders = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.get_exec_path())]
+    programs = next((each for each in folders if (each / "initdb").exists()), None)
+    if not programs or not (programs / "postgres").exists():
+        pytest.skip("no PostgreSQL server here; hint: apt install postgresql")
+    # The server refuses to be root.
+    options = {"user": "postgres", "cwd": "/"} if not os.geteuid() else {}
+    port = free()
+    # pytest's own folders are closed to others.
+    with tempfile.TemporaryDirectory() as folder:
+        if options:
+            shutil.chown(folder, "postgres")
+        data = Path(folder, "data")
+        words = [programs / "initdb", "-N", "-A", "trust", "-U", "tester", "-E", "UTF8", data]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, **options)
+        command = [programs / "postgres", "-D", data, "-p", port, "-k", folder, "-h", "127.0.0.1"]
+        with serving(port, [*command, "-c", "fsync=off"], **options):
+            address = ["psql", "-h", "127.0.0.1", "-p", str(port), "-U", "tester", "-q"]
+            until(
+                lambda: not subprocess.run([*address, "-c", "select 1", "postgres"]).returncode,
+                lambda: "PostgreSQL does not answer",
+            )
+            subprocess.run([*address, "-c", "create database test", "postgres"], check=True)
+            schemas = "create schema test_schema; create schema test_schema_2"
+            subprocess.run([*address, "-c", schemas, "test"], check=True)
+            yield f"tester@127.0.0.1:{port}/test"
