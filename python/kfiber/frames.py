@@ -58,7 +58,8 @@ class Frame(NamedTuple):
 
     code: int
     instruction: int
-    entry: bool  # the evaluation loop was entered here, by C code
+    # Not 0: C code entered the evaluation loop here; from 3.12 on, where on the native stack.
+    entry: int
 
 
 @dataclass
@@ -260,12 +261,14 @@ class Reader:
                     except OSError:
                         taken.torn = True
                         break
+                here = address
                 address, code, instruction, mark = unpack(piece, place)
                 if shims and mark >= _OWNED_BY_C:
-                    if frames:
-                        frames[-1] = frames[-1]._replace(entry=True)
+                    # 3.15 has one more at the bottom, in the thread state.
+                    if frames and not frames[-1].entry:
+                        frames[-1] = frames[-1]._replace(entry=here)
                     continue
-                entry = not shims and (flag == _NONE or mark != 0)
+                entry = int(not shims and (flag == _NONE or mark != 0))
                 frames.append(Frame(code & tag, instruction, entry))
                 if len(frames) > _DEPTH_MOST:
                     taken.torn = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ _SAVED_REGISTERS = (R15, R14, R13, R12, RBX, RBP)
 # struct user_regs_struct, by words.
 _USER_REGISTERS = {R15: 0, R14: 1, R13: 2, R12: 3, RBP: 4, RBX: 5, PC: 16, RSP: 19}
 _LOOP = "_PyEval_EvalFrame"
+_NO_CALLER = NativeFrame(0, "", "", 0)
 
 
 @dataclass(frozen=True)
@@ -221,12 +223,16 @@ class _Taking:
     def _merged(self, native: Sequence[NativeFrame], python: Sequence[Frame]) -> list[Position]:
         """Native frames, with Python's in the place of the evaluation loop's."""
         frames, left = [], list(python)
-        for each in native:
-            if not (each.function.startswith(_LOOP) and left):
+        for each, caller in itertools.pairwise([*native, _NO_CALLER]):
+            count = next((at for at, frame in enumerate(left, 1) if frame.entry), len(left))
+            # A stripped interpreter names no part of the loop that the compiler put elsewhere.
+            entry = left[count - 1].entry if left else 0
+            inside = each.stack_pointer <= entry < caller.stack_pointer
+            loop = inside or each.function.startswith(_LOOP)
+            if not (left and loop):
                 name = each.function or f"{each.address:#x}"
                 frames.append(Position(name, Path(each.file).name, 0))
                 continue
-            count = next((at for at, frame in enumerate(left, 1) if frame.entry), len(left))
             frames += self._positions(left[:count])
             left = left[count:]
         return frames + list(self._positions(left))

@@ -36,6 +36,7 @@ class NativeFrame(NamedTuple):
     address: int
     function: str
     file: str  # the program or library
+    stack_pointer: int  # 0: this libdw does not tell
 
 
 _FIND = CFUNCTYPE(c_int, *[c_void_p] * 8)
@@ -170,8 +171,14 @@ class Unwinder:
         address = pc.value - (0 if activation else 1)
         if address not in self._names:
             self._names[address] = self._name(address)
-        self._found.append(NativeFrame(pc.value, *self._names[address]))
+        self._found.append(NativeFrame(pc.value, *self._names[address], self._stack_pointer(state)))
         return _OK if len(self._found) < _FRAMES_MOST else _ABORT
+
+    def _stack_pointer(self, state: int) -> int:
+        value = c_uint64()
+        if hasattr(self._dw, "dwfl_frame_reg"):  # from 0.188 on
+            self._dw.dwfl_frame_reg(c_void_p(state), ctypes.c_uint(RSP), byref(value))
+        return value.value
 
     def _name(self, address: int) -> tuple[str, str]:
         module = c_void_p(self._dw.dwfl_addrmodule(self._dwfl, c_uint64(address)))

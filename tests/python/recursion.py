@@ -211,7 +211,8 @@ def trace(again):
 
 
 def call_back(again):
-    call = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_int)(again)
+    # An object as its result would be any word of the stack where the callback failed.
+    call = ctypes.PYFUNCTYPE(None, ctypes.c_int)(again)
     return call(1)
 
 
