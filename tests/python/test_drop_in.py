@@ -61,6 +61,53 @@ assert not kfiber.greenlet.installed()
     assert "hint:" in run("-c", program)
 
 
+GEVENT = """
+import json, os, subprocess, sys
+import gevent, gevent.pool, gevent.queue, gevent.socket, gevent.threadpool
+import kfiber
+
+def pass_on(left, right):
+    while word := left.get():
+        gevent.sleep(0)
+        right.put(word + 1)
+
+def echo(connection):
+    while word := connection.recv(100):
+        connection.sendall(word)
+
+queues = [gevent.queue.Queue() for _ in range(51)]
+ends = gevent.socket.socketpair()
+pool = gevent.pool.Pool(60)
+for left, right in zip(queues, queues[1:]):
+    pool.spawn(pass_on, left, right)
+pool.spawn(echo, ends[0])
+for word in range(1, 101):
+    queues[0].put(word)
+passed = [queues[-1].get() for _ in range(100)]
+ends[1].sendall(b"echoed")
+threads = gevent.get_hub().threadpool
+print(passed == list(range(51, 151)), ends[1].recv(100).decode(), threads.apply(len, ("ab",)))
+command = [sys.executable, "-m", "kfiber", "ps", "--json", str(os.getpid())]
+shown = threads.apply(subprocess.check_output, (command,))
+names = [each["name"].split()[0] for each in json.loads(shown) if each["name"]]
+pool.kill()
+print(names.count("pass_on"), names.count("echo"), "Hub.run" in names, len(pool))
+print(sys.modules["greenlet"].__name__)
+"""
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not importlib.util.find_spec("gevent"), reason="gevent is not installed")
+def test_gevent(tmp_path):
+    """A program of gevent's, on each engine; `kfiber ps` shows its greenlets."""
+    (tmp_path / "program.py").write_text(GEVENT)
+    assert run("-m", "kfiber.greenlet", tmp_path / "program.py").splitlines() == [
+        "True echoed 2",
+        "50 1 True 0",
+        "kfiber.greenlet",
+    ]
+
+
 def named(target, name):
     target.__qualname__ = name
     return target
