@@ -53,7 +53,7 @@ class Program(NamedTuple):
         return until(said, lambda: f"{wanted!r} is not in\n{self.output()[-5000:]}")
 
 
-def until(happens: Callable[[], object], failure: Callable[[], str], seconds: float = 300):
+def until(happens: Callable[[], object], failure: Callable[[], str], seconds: float = 1500):
     """What `happens()` returns as soon as that is true."""
     end = time.monotonic() + seconds
     while not (result := happens()):

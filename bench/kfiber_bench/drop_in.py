@@ -6,15 +6,18 @@ turns, pass by pass. Each figure is a process of its own (coroutine.py).
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from interpreters import environment
-from kfiber_bench.greenlets import measure_each, run, timed
+from interpreters import environment, install
+from kfiber_bench.greenlets import SECONDS, measure_each, run, timed
 from kfiber_bench.native import Figures, engine
+from kfiber_bench.peers import PeerError
 from kfiber_bench.row import Row, row
 
 # Those that gevent has wheels for.
@@ -39,6 +42,20 @@ CASES = (
 # Suspended ones, and how many C calls deep each is.
 COUNT = 10_000
 LEVELS = (0, 5, 20)
+# As many handlers of a Flask application.
+HANDLERS = Path(__file__).with_name("handlers.py")
+
+
+def handlers(python: Path, side: str, _: int) -> float:
+    """Bytes of each."""
+    command = [str(python), str(HANDLERS), str(COUNT), side]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=SECONDS,
+        env={**os.environ, "KFIBER_ENGINE": engine()},
+    )  # fmt: skip
+    if done.returncode:
+        raise PeerError(f"handlers: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout)
 
 
 def programs(python: Path) -> dict[tuple[str, str], Callable[[int], float]]:
@@ -49,6 +66,7 @@ def programs(python: Path) -> dict[tuple[str, str], Callable[[int], float]]:
             found[case.name, side] = partial(
                 lambda words, _: timed(python, *words), (case.name, side)
             )
+        found["handlers", side] = partial(handlers, python, side)
         for levels in LEVELS:
             words = ("--memory", COUNT, side, levels)
             found[f"memory-{levels}", side] = partial(
@@ -70,6 +88,8 @@ def compare(version: str, figures: dict[tuple[str, str], Figures]) -> Iterator[R
         )
         for levels in LEVELS
     ]
+    title = f"memory of each of {COUNT:,} idle Flask handlers"
+    wanted.append(("handlers", title, 0.9, 1, "bytes"))
     for name, title, goal, scale, unit in wanted:
         ours, theirs = figures.get((name, OURS)), figures.get((name, THEIRS))
         if not ours or not theirs:
@@ -87,6 +107,8 @@ def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
         python = environment(version)
         if python is None:
             print(f"bench: no Python {version} with its headers here", file=sys.stderr)
+        elif failed := install(python, "flask"):
+            print(f"bench: no Flask for {version}: {failed[-200:]}", file=sys.stderr)
         else:
             found[version] = python
     return measure_each("greenlet", found, passes, programs, compare)
