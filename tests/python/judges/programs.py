@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.once, pytest.mark.timeout(3600)]
 
 
 def get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=300) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1000) as answer:
         return answer.read().decode()
 
 
@@ -243,10 +243,10 @@ said = []
 def speak(number):
     client = socketio.Client()
     transport = ["polling"] if number % 2 else ["websocket"]
-    client.connect(f"http://127.0.0.1:{sys.argv[1]}", transports=transport)
+    client.connect(f"http://127.0.0.1:{sys.argv[1]}", transports=transport, wait_timeout=1000)
     for word in range(20):
-        said.append((client.call("say", word, timeout=300)[0] == word, client.transport()))
-    said.append(client.call("wait", timeout=300))
+        said.append((client.call("say", word, timeout=1000)[0] == word, client.transport()))
+    said.append(client.call("wait", timeout=1000))
     client.disconnect()
 
 threads = [threading.Thread(target=speak, args=(number,)) for number in range(20)]
