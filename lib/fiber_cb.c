@@ -6,6 +6,7 @@
 #include "otel.h"
 #include "sanitizer.h"
 #include "span.h"
+#include "trace.h"
 
 struct fiber_cb *fiber_cbs;
 struct fiber_extra *fiber_extras;
@@ -28,7 +29,7 @@ static size_t bytes(uint32_t slots, size_t each)
 /* How many, if fiber_switch() does all of a switch in assembly; `otel`: in that copy of it. */
 static uint32_t direct(bool otel)
 {
-	if (sanitizer_watches() || observer_watches() || otel != otel_travels())
+	if (sanitizer_watches() || observer_watches() || trace_wanted() || otel != otel_travels())
 		return 0;
 	return atomic_load(&fiber_cb_slots);
 }

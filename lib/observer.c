@@ -4,6 +4,7 @@
 
 #include "observer.h"
 #include "thread.h"
+#include "trace.h"
 
 const struct fiber_observer *_Atomic observer;
 
@@ -32,6 +33,8 @@ void observer_tell_created(fiber_id_t id, const char *name)
 
 void observer_switched(fiber_id_t from, fiber_id_t to)
 {
+	if (trace_wanted())
+		trace_switched(from, to);
 	TELL(switched, from, to);
 }
 

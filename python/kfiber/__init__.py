@@ -13,7 +13,7 @@ Layout:
     memory      the memory of another process; core: of a core file; stop: it stands still
     frames      Python frames of fibers; unwind: native ones; stacks: both, of all fibers
     gdb         commands for gdb: fibers and their backtraces
-    record      samples over some time; profiles: their formats
+    record      samples over some time; profiles: their formats; exact: every switch
     rates       who used the time between two looks
     holds       who holds a thread for long
     screen      kfiber top on a terminal

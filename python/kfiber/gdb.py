@@ -5,9 +5,11 @@
     (gdb) info fibers
     (gdb) fiber 2 backtrace
     (gdb) fiber all backtrace 3
+    (gdb) fiber all py-bt
 
 For a living process and the engines `local` and `mapped`. Afterwards the registers are as they
-were, so the command may look but must not let the program run. Python frames: `kfiber stacks PID`.
+were, so the command may look but must not let the program run. `py-bt` is the Python backtrace, of
+running fibers as well; it needs neither debug information nor CPython's own script for gdb.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ import gdb
 
 from kfiber import table
 from kfiber.errors import KfiberError
+from kfiber.frames import Reader
 from kfiber.info import FiberInfo
+from kfiber.memory import Process
 
 # What fiber_switch() keeps below the stack pointer that is shown: lib/switch_x86_64.S.
 _SAVED = struct.Struct("<6Q")
+# So much of a stack may have Python frames that are needed.
+_MUCH = 64 << 10
 _REGISTERS = ("r15", "r14", "r13", "r12", "rbx", "rbp")
 
 
@@ -61,6 +67,35 @@ def _registers_of(fiber: FiberInfo) -> Iterator[None]:
             gdb.execute(f"set ${name} = {value}", to_string=True)
 
 
+def _python_backtrace(fibers: list[FiberInfo]) -> None:
+    """The Python frames of each, outermost last, as CPython's py-bt writes them."""
+    try:
+        memory = Process(gdb.selected_inferior().pid)
+        reader = Reader.of(memory)
+        ends = {each.id: each.stack_start + each.stack_size for each in fibers}
+        pieces = {
+            each.id: (each.stack_pointer, memoryview(memory.read(each.stack_pointer, size)))
+            for each in fibers
+            if each.state == "suspended"
+            and 0 < (size := min(ends[each.id] - each.stack_pointer, _MUCH))
+        }
+        taken = reader.take(pieces, {each.id for each in fibers}) if reader else {}
+        if reader:
+            reader.walk(taken.values())
+    except (KfiberError, OSError) as error:
+        raise gdb.GdbError(str(error)) from None
+    for fiber in fibers:
+        print(f"fiber {fiber.id} {fiber.name} ({fiber.state})")
+        if not reader or fiber.id not in taken:
+            print("  (no Python fiber)")
+            continue
+        for frame in taken[fiber.id].frames:
+            at = reader.position(frame.code, frame.instruction)
+            print(
+                f'  File "{at.file}", line {at.line}, in {at.function}' if at else "  (not known)"
+            )
+
+
 class InfoFibers(gdb.Command):  # type: ignore[misc]
     """List the fibers of the process: id, state, thread, name."""
 
@@ -88,6 +123,9 @@ class Fiber(gdb.Command):  # type: ignore[misc]
             fibers = [fiber for fiber in fibers if str(fiber.id) == which]
             if not fibers:
                 raise gdb.GdbError(f"no fiber {which or '?'}; hint: info fibers")
+        if command.strip() == "py-bt":
+            _python_backtrace(fibers)
+            return
         for fiber in fibers:
             print(f"fiber {fiber.id} {fiber.name} ({fiber.state})")
             if fiber.state == "suspended":

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kfiber import holds, proc, stop
+from kfiber import exact, holds, proc, stop
 from kfiber.frames import Position, Reader
 from kfiber.memory import Process
+
+# In seconds: within what the process goes on by itself.
+_RENEWAL = 0.5
 
 
 class Run(NamedTuple):
@@ -43,6 +46,8 @@ class Recording:
     names: dict[int, str]
     runs: list[Run]
     samples: list[Sample]
+    lost: int = 0  # switches that nobody read in time
+    lapses: int = 0  # times without notes
 
 
 def record(
@@ -82,10 +87,10 @@ def record(
                     continue
                 if run is not None:
                     runs.append(run)
-                open_runs[hold.thread_id] = (
-                    hold.since,
-                    Run(hold.fiber, hold.thread_id, now - hold.ns, now),
-                )
+                # The look took a while, by which the start seems too early.
+                start = max(now - hold.ns, run.end_ns if run else 0)
+                run = Run(hold.fiber, hold.thread_id, start, max(now, start))
+                open_runs[hold.thread_id] = hold.since, run
             if reader:
                 for hold in running:
                     if hold.fiber in taken:
@@ -99,6 +104,42 @@ def record(
     runs += [run for _, run in open_runs.values()]
     mean = (now - begin) // max(looks - 1, 1)
     return Recording(pid, begin, now, mean, names, sorted(runs, key=lambda r: r.start_ns), samples)
+
+
+def record_exactly(pid: int, *, interval: float, duration: float | None) -> Recording:
+    """Each run of each fiber, as record() otherwise; the process notes its switches meanwhile.
+
+    KfiberError: it cannot be looked at, or its libfiber cannot do so.
+    """
+    names: dict[int, str] = {}
+    open_runs: dict[int, tuple[int, int]] = {}
+    runs: list[Run] = []
+    gaps, unknown = (0, 0), True
+    with exact.Switches(pid) as switches:
+        begin = last = time.monotonic_ns()
+        for hold in holds.running(pid):
+            open_runs[hold.thread_id] = hold.fiber, begin
+        with contextlib.suppress(KeyboardInterrupt, ProcessLookupError, FileNotFoundError):
+            for _ in _ticks(min(interval, _RENEWAL), duration):
+                switches.renew()
+                for at, left, entered, thread in switches.read():
+                    if (switches.lost, switches.lapses) != gaps:
+                        # Who ran meanwhile is not known.
+                        gaps = switches.lost, switches.lapses
+                        open_runs.clear()
+                    fiber, since = open_runs.get(thread, (0, 0))
+                    if fiber and fiber == left:
+                        runs.append(Run(fiber, thread, max(since, begin), max(at, begin)))
+                    open_runs[thread] = entered, at
+                    unknown |= entered not in names
+                    last = at
+                if unknown:
+                    names.update({fiber.id: fiber.name for fiber in proc.fibers(pid)})
+                    unknown = False
+        end = max(time.monotonic_ns(), last)
+    runs += [Run(fiber, thread, at, end) for thread, (fiber, at) in open_runs.items() if fiber]
+    runs.sort(key=lambda run: run.start_ns)
+    return Recording(pid, begin, end, 0, names, runs, [], *gaps)
 
 
 def _ticks(interval: float, duration: float | None) -> Iterator[None]:

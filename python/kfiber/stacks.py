@@ -75,6 +75,34 @@ def look(pid: int, *, still: bool = True, native: bool = False) -> Look:
         ) from None
 
 
+class Glance:
+    """The stack of one fiber at a time of a living process, whose other fibers cost nothing."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._reader: Reader | None = None
+
+    def frames(self, fiber: int) -> tuple[Position, ...]:
+        """Innermost first; empty where that is not known. The process stands still meanwhile.
+
+        Python frames of Python fibers, native ones of others. KfiberError: as look().
+        """
+        with contextlib.suppress(OSError):
+            self._reader = self._reader or Reader.of(Process(self._pid))
+        if not self._reader:
+            found = look(self._pid, native=True).stacks
+            return next((stack.frames for stack in found if stack.fiber.id == fiber), ())
+        try:
+            with stop.stopped(self._pid):
+                taken = self._reader.take({}, {fiber})
+                self._reader.walk(taken.values())
+        except OSError:
+            return ()
+        frames = taken[fiber].frames if fiber in taken else []
+        found_at = (self._reader.position(each.code, each.instruction) for each in frames)
+        return tuple(position for position in found_at if position)
+
+
 def look_in_core(path: Path, *, native: bool = False) -> Look:
     """The stacks in a core file, of engine `local` only: the fibers of the others are the kernel's.
 

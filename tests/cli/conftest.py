@@ -29,12 +29,12 @@ def command():
 
 
 @pytest.fixture
-def program():
-    """workload.py on engine `local`; its pid."""
+def program(request):
+    """workload.py on engine `local`, or on the test's parameter; its pid."""
     with subprocess.Popen(
         [sys.executable, PROGRAM],
         stdout=subprocess.PIPE,
-        env={**os.environ, "KFIBER_ENGINE": "local"},
+        env={**os.environ, "KFIBER_ENGINE": getattr(request, "param", "local")},
     ) as process:
         try:
             assert process.stdout.readline() == b"ready\n"

@@ -39,3 +39,13 @@ def test_fibers_are_listed_and_their_stacks_shown(program):
     before, after = (out.partition(f"{word}\n")[2].splitlines()[:8] for word in ("before", "after"))
     assert before == after and "rip" in before[0]
     assert "no fiber 99; hint: info fibers" in err
+
+
+def test_python_frames_of_each_fiber(program):
+    out, err = gdb(program, "fiber all py-bt", "fiber 99 py-bt")
+    found = r"^fiber \d+ (\w+) \(\w+\)\n((?:  File .*\n)*)"
+    fibers = dict(re.findall(found, out, re.MULTILINE))
+    assert fibers.keys() == {"spinner", "nimble"}
+    for name, frames in fibers.items():
+        assert re.search(rf'^  File ".*workload\.py", line \d+, in {name}$', frames, re.MULTILINE)
+    assert "no fiber 99; hint: info fibers" in err

@@ -4,10 +4,15 @@
 import gzip
 import itertools
 import json
+import os
+import re
+import subprocess
+import sys
+import time
 
 import pytest
 
-from kfiber import profiles
+from kfiber import exact, profiles
 from kfiber.frames import Position
 from kfiber.record import Recording, Run, Sample
 
@@ -48,6 +53,111 @@ def test_a_profile_is_of_what_runs(command, program, stop):
     assert total > 20
     spinning = [n for path, n in stacks.items() if "spinner;spinner (" in path]
     assert sum(map(int, spinning)) > 0.5 * total
+
+
+def runs_of(text):
+    """The runs of each thread: fiber, start and end in microseconds."""
+    found = {}
+    for event in json.loads(text)["traceEvents"]:
+        if event["ph"] == "X" and event["pid"] == 2:
+            run = event["name"], event["ts"], event["ts"] + event["dur"]
+            found.setdefault(event["tid"], []).append(run)
+    return found
+
+
+EXACT = """
+import kfiber
+
+def work(times):
+    for _ in range(times):
+        kfiber.root().switch()
+
+print("ready", flush=True)
+while True:
+    fibers = [kfiber.Fiber(work, 10, name=f"worker {i}") for i in range(3)]
+    for _ in range(11):
+        for fiber in fibers:
+            fiber.switch()
+"""
+
+
+def exactly(engine):
+    with subprocess.Popen(
+        [sys.executable, "-c", EXACT],
+        stdout=subprocess.PIPE, env={**os.environ, "KFIBER_ENGINE": engine},
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            for _ in range(2):
+                command = [sys.executable, "-m", "kfiber", "record", str(process.pid)]
+                done = subprocess.run(
+                    [*command, "--exact", "--duration", "200ms"],
+                    capture_output=True, text=True, timeout=300,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stderr
+                if "not in the recording" in done.stderr:
+                    continue
+                (runs,) = runs_of(done.stdout).values()
+                # Each run begins when the one before ends: none is missing.
+                ends = [end for _, _, end in runs[:-1]]
+                assert ends == pytest.approx([start for _, start, _ in runs[1:]])
+                # And the order is the program's: the root fiber between any two.
+                root = runs[0 if len({name for name, _, _ in runs[::2]}) == 1 else 1][0]
+                assert len(runs) > 100
+                assert all(
+                    (name == root) == (runs[at % 2][0] == root)
+                    for at, (name, *_) in enumerate(runs)
+                )
+            # Nobody asks any more: the process has noticed.
+            memory = exact.Switches(process.pid)
+            until = memory._at + exact._UNTIL
+            while any(memory._memory.read(until, 8)):
+                time.sleep(0.01)
+            assert all(any(memory._memory.read(route, 4)) for route in memory._routes[:1])
+        finally:
+            process.kill()
+
+
+def test_every_switch():
+    exactly("local")
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("engine", ["mapped", "kernel"])
+def test_every_switch_of_the_modules_engines(engine):
+    exactly(engine)
+
+
+def test_exactly_what_cannot_be(command, program):
+    done = command("record", program, "--exact", "--format", "pprof", "-o", "/dev/null")
+    assert done.returncode == 2 and "--exact makes timelines only; hint: " in done.stderr
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        done = command("record", other.pid, "--exact", "--duration", "1s")
+        assert done.returncode == 1
+        assert re.search(
+            r"cannot record process \d+ exactly: it has no libfiber .*hint: ", done.stderr
+        )
+        other.communicate(b"")
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("program", ["mapped", "kernel"], indirect=True)
+def test_engines_of_the_module(command, program):
+    done = command("record", program, "--duration", "5s", "--interval", "50ms")
+    assert (done.returncode, done.stderr) == (0, "")
+    events = json.loads(done.stdout)["traceEvents"]
+    (track,) = (
+        event["tid"]
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"].endswith(" spinner")
+    )
+    runs = [event for event in events if event["ph"] == "X" and event["pid"] == 1]
+    assert max(runs, key=lambda event: event["dur"])["tid"] == track
+    done = command(
+        "record", program, "--format", "collapsed", "--duration", "5s", "--interval", "50ms"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "spinner;spinner (" in done.stdout
 
 
 MAIN, WORK = Position("main", "a.py", 1), Position("work;er", "b.py", 20)

@@ -2,6 +2,7 @@
 """Who holds a thread: `kfiber watch` from outside, kfiber.watch() from inside."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -22,6 +23,16 @@ def test_only_the_one_that_holds_its_thread_is_told_of(command, program):
     assert [event["kind"] for event in events] == ["held", "released", "held"]
     assert {event["fiber"]["name"] for event in events} == {"spinner"}
     assert all(event["held_ns"] >= 200_000_000 for event in events)
+
+
+def test_with_the_stack_that_the_fiber_has(command, program):
+    done = command("watch", program, "--json", "--blocked", "200ms", "--count", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    held = [event for event in map(json.loads, done.stdout.splitlines()) if event["stack"]]
+    assert [event["kind"] for event in held] == ["held", "held"]
+    assert all(event["stack"][-1].startswith("spinner (") for event in held)
+    done = command("watch", program, "--blocked", "200ms", "--count", 1)
+    assert re.search(r"^    spinner \(.*workload\.py:\d+\)$", done.stdout, re.MULTILINE)
 
 
 def test_a_command_is_told_who(command, program):

@@ -128,6 +128,25 @@ def test_native_and_python_frames_together(start):
     assert any("sort" in name or name.startswith("0x") for name in between)
 
 
+@pytest.mark.guest
+@pytest.mark.parametrize("engine", ["mapped", "kernel"])
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("still", [True, False])
+def test_engines_of_the_module(start, engine, native, still):
+    process = start(env={**os.environ, "KFIBER_ENGINE": engine})
+    look = stacks.look(process.pid, native=native, still=still)
+    found = {stack.fiber.name: stack for stack in look.stacks if stack.fiber.name}
+    assert {stack.fiber.engine for stack in look.stacks} == {engine}
+    for name, expected in EXPECTED.items():
+        assert [each for each in short(found[name]) if not each.endswith(":0")] == expected
+    if native:
+        assert any("sort" in each for each in short(found["through_c"]))
+        # With `kernel` the module has the registers of a suspended fiber, and shows two of them.
+        assert "switch_bottom:0" in short(found["deep"])
+    assert found["wait"].fiber.state == "running"
+    assert {stack.created.line for stack in found.values()} == {25}
+
+
 def test_ten_thousand(start):
     process = start(10_000)
     look = stacks.look(process.pid)

@@ -7,11 +7,10 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 
-from kfiber import holds, proc, render
+from kfiber import holds, proc, render, stacks
 from kfiber.cli import options
 from kfiber.errors import KfiberError
 
@@ -21,7 +20,8 @@ when it has been on its thread for longer than the limit, whether it computes or
 waits for something, and again when it is suspended. A root fiber that waits in
 an event loop is reported too: choose a limit above the loop's pauses.
 
-With py-spy installed, the Python stack of that thread is printed as well.
+The stack that the fiber has then is printed as well, for which the process
+stands still for an instant, as under a debugger; not with --no-stack.
 
 examples:
   kfiber watch 6526                      fibers that run for 100 ms
@@ -51,18 +51,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "KFIBER_THREAD and KFIBER_HELD_NS",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--no-stack", action="store_true", help="do not ask py-spy")
+    parser.add_argument(
+        "--no-stack", action="store_true", help="do not stop the process for its stack"
+    )
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Tells until the process ends. KfiberError: there is no such process, or it is not yours."""
     proc.fibers(args.pid)
-    spy = None if args.no_stack else shutil.which("py-spy")
+    glance = None if args.no_stack else stacks.Glance(args.pid)
     left = args.count
     for event in holds.Watcher(args.pid, args.blocked).events():
-        if event.kind == "held" and spy is not None:
-            event = dataclasses.replace(event, stack=_stack(spy, args.pid, event.thread_id))
+        if event.kind == "held" and glance is not None:
+            event = dataclasses.replace(event, stack=_stack(glance, event))
         _print(event, args.json)
         if event.kind != "held":
             continue
@@ -90,22 +92,14 @@ def _print(event: holds.Event, as_json: bool) -> None:
     print(text, flush=True)
 
 
-def _stack(spy: str, pid: int, thread: int) -> tuple[str, ...]:
-    """The Python frames of that thread, outermost first; empty where py-spy sees none."""
-    done = subprocess.run(
-        [spy, "dump", "--json", "--pid", str(pid)], stdin=subprocess.DEVNULL, capture_output=True
-    )
-    if done.returncode:
-        return ()
+def _stack(glance: stacks.Glance, event: holds.Event) -> tuple[str, ...]:
+    """The frames of that fiber, outermost first; empty where they cannot be seen, which is said."""
     try:
-        threads = json.loads(done.stdout)
-    except ValueError:
+        found = glance.frames(event.fiber.id)
+    except KfiberError as error:
+        print(f"kfiber: no stack of fiber {event.fiber.id}: {error}", file=sys.stderr)
         return ()
-    for each in threads:
-        if each.get("os_thread_id") == thread:
-            frames = each.get("frames", [])
-            return tuple(f"{f['name']} ({f['filename']}:{f['line']})" for f in reversed(frames))
-    return ()
+    return tuple(map(str, reversed(found)))
 
 
 def _run(command: str, event: holds.Event) -> None:
