@@ -31,7 +31,9 @@
  * cache sets. So each is some cache lines lower than the one before, the same
  * number for each: a prefetcher follows that. The number has no divisor in common
  * with the colours', so all of them are used. They leave the lower part of a page
- * alone, so that a fiber with small frames touches one page only.
+ * alone, so that a fiber with small frames touches one page only. At least one line above
+ * the top belongs to the piece, because a function may read stack arguments that its caller
+ * did not pass, as syscall() does.
  */
 #define COLOUR_LINES	3
 #define COLOUR_LINE	64
@@ -309,7 +311,7 @@ static void slab_unmap(struct slab *slab)
 
 static size_t piece_colour(const struct slab *slab, uint32_t number)
 {
-	return (slab->colour + number) % COLOURS * COLOUR_LINES % COLOURS * COLOUR_LINE;
+	return ((slab->colour + number) % COLOURS * COLOUR_LINES % COLOURS + 1) * COLOUR_LINE;
 }
 
 /* A piece of a slab. */
