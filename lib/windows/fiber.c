@@ -194,7 +194,8 @@ static void delete(struct windows_fiber *handle)
 {
 	int err;
 
-	handle->dying = true;
+	if (!handle_claim(handle))
+		return;
 	err = fiber_delete(handle->id);
 	if (err == EBUSY)
 		err = when_free(fiber_delete, handle->id);
@@ -203,24 +204,29 @@ static void delete(struct windows_fiber *handle)
 	fls_end(&handle->fls);
 	/* A living thread's own fiber ends with the thread, and the handle with the fiber. */
 	if (err == EPERM)
-		handle->dying = false;
+		atomic_store(&handle->dying, false);
 	else
 		handle_free(handle);
 }
 
-/* Of the running fiber. Comes back for a thread's own one. */
-static void delete_self(struct windows_fiber *handle)
+/*
+ * Of the running fiber. Returns false if nothing is left to do, since the thread ends already, and
+ * true for a thread's own fiber.
+ */
+static bool delete_self(struct windows_fiber *handle)
 {
 	fiber_id_t id = handle->id;
 	int err;
 
 	if (!handle->own) {
 		fls_end(&handle->fls);
-		handle_free(handle);
+		if (handle_claim(handle))
+			handle_free(handle);
 	}
 	err = fiber_delete(id);
-	if (err != EPERM)
+	if (err && err != EPERM)
 		error_abort("DeleteFiber", handle, err);
+	return err;
 }
 
 /* In the place of a thread's own fiber that deletes itself: the thread ends, and unwinds nothing. */
@@ -236,11 +242,14 @@ VOID WINAPI DeleteFiber(LPVOID fiber)
 
 	if (!handle)
 		return;
+	if (!handle_exists(handle))
+		error_abort("DeleteFiber", handle, ESRCH);
 	if (handle != handle_current()) {
 		delete(handle);
 		return;
 	}
-	delete_self(handle);
+	if (!delete_self(handle))
+		return;
 	last = CreateFiberEx(0, 0, 0, delete_thread, handle);
 	if (!last)
 		error_abort("DeleteFiber", handle, ENOMEM);

@@ -19,6 +19,12 @@ static struct index {
 	bool dying;
 } indices[FLS_MAXIMUM_AVAILABLE];
 
+/*
+ * Where FlsFree() of each index is in the ring. Not on its stack: a callback may end the thread, or
+ * fork, or its fiber may be deleted.
+ */
+static struct fls marks[FLS_MAXIMUM_AVAILABLE];
+
 /* Guards the list, and what says so above. No callback runs under it. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -139,8 +145,9 @@ DWORD WINAPI FlsAlloc(PFLS_CALLBACK_FUNCTION callback)
 }
 
 /* The next value of that index, behind the mark, which is moved on. */
-static void *take_next(struct fls *mark, DWORD index, uint64_t generation)
+static void *take_next(DWORD index, uint64_t generation)
 {
+	struct fls *mark = &marks[index];
 	void *value = NULL;
 
 	pthread_mutex_lock(&lock);
@@ -159,7 +166,6 @@ BOOL WINAPI FlsFree(DWORD index)
 {
 	PFLS_CALLBACK_FUNCTION callback = NULL;
 	uint64_t generation = 0;
-	struct fls mark = { 0 };
 	bool allocated = false;
 	void *value;
 
@@ -172,7 +178,7 @@ BOOL WINAPI FlsFree(DWORD index)
 		callback = indices[index].callback;
 		indices[index].dying = true;
 		atomic_store(&indices[index].generation, generation + 1);
-		link_before(&mark, all.next);
+		link_before(&marks[index], all.next);
 	}
 	pthread_mutex_unlock(&lock);
 	if (!allocated) {
@@ -180,10 +186,10 @@ BOOL WINAPI FlsFree(DWORD index)
 		return FALSE;
 	}
 	if (callback)
-		while ((value = take_next(&mark, index, generation)))
+		while ((value = take_next(index, generation)))
 			callback(value);
 	pthread_mutex_lock(&lock);
-	unlink_it(&mark);
+	unlink_it(&marks[index]);
 	indices[index].dying = false;
 	pthread_mutex_unlock(&lock);
 	return TRUE;
@@ -280,9 +286,12 @@ void fls_end(struct fls *fls)
 	while ((value = take_any(fls, &index, &callback)))
 		callback(value);
 	pthread_mutex_lock(&lock);
-	unlink_it(fls);
-	for (i = 0; i < FLS_CHUNKS; i++)
-		free(atomic_exchange(&fls->chunks[i], NULL));
+	/* A callback may have moved it all, by a conversion. */
+	if (fls->next) {
+		unlink_it(fls);
+		for (i = 0; i < FLS_CHUNKS; i++)
+			free(atomic_exchange(&fls->chunks[i], NULL));
+	}
 	pthread_mutex_unlock(&lock);
 }
 

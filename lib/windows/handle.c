@@ -26,7 +26,7 @@ static void ended(void *pointer)
 	struct windows_fiber *handle = pointer;
 
 	fls_end(&handle->fls);
-	if (handle->own && !handle->dying)
+	if (handle->own && handle_claim(handle))
 		handle_free(handle);
 }
 
@@ -60,6 +60,16 @@ struct windows_fiber *handle_new(fiber_id_t id, void *param, bool own)
 	handle->own = own;
 	atomic_store_explicit(place(id), handle, memory_order_release);
 	return handle;
+}
+
+bool handle_exists(const struct windows_fiber *handle)
+{
+	return atomic_load_explicit(place(handle->id), memory_order_acquire) == handle;
+}
+
+bool handle_claim(struct windows_fiber *handle)
+{
+	return !atomic_exchange(&handle->dying, true);
 }
 
 void handle_free(struct windows_fiber *handle)

@@ -31,8 +31,8 @@ struct windows_fiber {
 	struct fls fls;
 	/* Freed with its fiber; it is not created by CreateFiber(). */
 	bool own;
-	/* DeleteFiber() is about to free it. */
-	bool dying;
+	/* Set by whoever frees it: DeleteFiber(), or the end of the thread that runs the fiber. */
+	atomic_bool dying;
 };
 
 /* NULL: no memory. It is found from now on. */
@@ -40,6 +40,12 @@ struct windows_fiber *handle_new(fiber_id_t id, void *param, bool own);
 
 /* Notes where the stack of a created fiber lies; nothing for a thread's own one. */
 void handle_measure(struct windows_fiber *handle);
+
+/* Whether that is a handle, as far as can be told of memory that may have been freed. */
+bool handle_exists(const struct windows_fiber *handle);
+
+/* Whether the caller has to free it. False: another thread, or a caller further up, does. */
+bool handle_claim(struct windows_fiber *handle);
 
 /* Runs no callbacks; `fls` must be empty. */
 void handle_free(struct windows_fiber *handle);

@@ -32,7 +32,7 @@ static void thread_fls_end(void)
 /* Windows calls back at the end of a process for the thread that ends it, and for no other one. */
 __attribute__((destructor)) static void process_ended(void)
 {
-	struct windows_fiber *handle = handle_current();
+	struct windows_fiber *handle = handle_find();
 
 	thread_fls_end();
 	if (handle)
@@ -47,14 +47,17 @@ static void thread_ended(void *unused)
 {
 	struct windows_fiber *handle = handle_find();
 	fiber_id_t id;
+	bool claimed;
 
 	(void)unused;
 	thread_fls_end();
 	if (!handle || handle->own)
 		return;
 	id = handle->id;
+	claimed = handle_claim(handle);
 	fls_end(&handle->fls);
-	handle_free(handle);
+	if (claimed)
+		handle_free(handle);
 	fiber_delete(id);
 }
 

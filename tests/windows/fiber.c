@@ -428,6 +428,44 @@ TEST(a_fiber_deletes_its_threads_own)
 	}
 }
 
+static VOID CALLBACK return_later(LPVOID unused)
+{
+	(void)unused;
+	SET(done);
+	sleep_ms(20);
+}
+
+static VOID CALLBACK delete_itself_later(LPVOID unused)
+{
+	return_later(unused);
+	DeleteFiber(GetCurrentFiber());
+}
+
+static void run_the_first(void *unused)
+{
+	(void)unused;
+	CHECK(ConvertThreadToFiber(NULL));
+	SwitchToFiber(fibers[0]);
+	CHECK(0);
+}
+
+/* DeleteFiber() waits for the thread, which ends meanwhile and must leave the handle to it. */
+TEST(deleted_while_it_ends_on_another_thread)
+{
+	int i;
+
+	for (i = 0; i < 10; i++) {
+		struct thread *thread;
+
+		done = 0;
+		fibers[0] = CreateFiber(0, i & 1 ? return_later : delete_itself_later, NULL);
+		thread = thread_start(run_the_first, NULL);
+		wait_for(&done);
+		DeleteFiber(fibers[0]);
+		thread_join(thread);
+	}
+}
+
 static VOID CALLBACK convert_back(LPVOID unused)
 {
 	(void)unused;

@@ -2,6 +2,9 @@
 /* Fiber-local storage. Sources: see fiber.c. */
 #include "harness.h"
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -354,6 +357,68 @@ TEST(a_callback_uses_fls)
 	DeleteFiber(fibers[0]);
 	CHECK(inside == 2);
 }
+
+#ifndef _WIN32
+static VOID CALLBACK converts(PVOID value)
+{
+	called++;
+	CHECK(value == VALUE(1));
+	CHECK(ConvertThreadToFiber(NULL));
+	CHECK(FlsSetValue(second, VALUE(2)));
+}
+
+/* The values that are being called back move to the fiber. */
+TEST(a_callback_at_the_end_of_a_thread_converts_it)
+{
+	key = FlsAlloc(converts);
+	second = FlsAlloc(count);
+	thread_join(thread_start(thread_with_a_value, NULL));
+	CHECK(called == 2);
+	CHECK(last == VALUE(2));
+}
+
+static VOID CALLBACK ends_its_thread(PVOID unused)
+{
+	(void)unused;
+	called++;
+	pthread_exit(NULL);
+}
+
+static void free_the_key(void *unused)
+{
+	(void)unused;
+	FlsFree(key);
+	CHECK(0);
+}
+
+static void scribble(void *unused)
+{
+	volatile char frame[200000];
+	size_t i;
+
+	(void)unused;
+	for (i = 0; i < sizeof(frame); i++)
+		frame[i] = 1;
+}
+
+/* That FlsFree() never ends: its index stays taken, and all others work. */
+TEST(a_callback_of_free_ends_the_thread)
+{
+	key = FlsAlloc(ends_its_thread);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	thread_join(thread_start(free_the_key, NULL));
+	CHECK(called == 1);
+	/* On the same stack, most likely. */
+	thread_join(thread_start(scribble, NULL));
+	CHECK_ERROR(FlsFree(key), FALSE, ERROR_INVALID_PARAMETER);
+	second = FlsAlloc(count);
+	CHECK(second != key);
+	key = second;
+	thread_join(thread_start(thread_with_a_value, NULL));
+	CHECK(called == 2);
+	CHECK(FlsFree(second));
+}
+#endif
 
 static VOID CALLBACK stays(PVOID unused)
 {

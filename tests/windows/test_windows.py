@@ -172,10 +172,15 @@ static VOID WINAPI destroy(PVOID value)
 	(void)value;
 }
 
+static void __stdcall by_stdcall(void *parameter)
+{
+	SwitchToFiber(*(void **)parameter);
+}
+
 int main(void)
 {
 	LPFIBER_START_ROUTINE start = by_callback;
-	PFIBER_START_ROUTINE other = by_winapi;
+	PFIBER_START_ROUTINE other = by_winapi, third = by_stdcall;
 	PFLS_CALLBACK_FUNCTION callback = destroy;
 	LPVOID (WINAPI *create)(SIZE_T, LPFIBER_START_ROUTINE, LPVOID) = CreateFiber;
 	LPVOID home = ConvertThreadToFiberEx(NULL, FIBER_FLAG_FLOAT_SWITCH);
@@ -189,13 +194,16 @@ int main(void)
 	fiber = CreateFiberEx(0, 0, 0, other, &home);
 	SwitchToFiber(fiber);
 	DeleteFiber(fiber);
+	fiber = CreateFiberEx(0, 0, 0, third, &home);
+	SwitchToFiber(fiber);
+	DeleteFiber(fiber);
 	return FlsFree(index) == TRUE && ConvertFiberToThread() ? 0 : 1;
 }
 """
 
 
 @pytest.mark.parametrize("unicode", [(), ("-DUNICODE", "-D_UNICODE")], ids=["", "unicode"])
-@pytest.mark.parametrize("standard", ["c11", "c2x", "c++17", "c++20"])
+@pytest.mark.parametrize("standard", ["c90", "c11", "c2x", "c++98", "c++17", "c++20"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_both_calling_styles_compile(tmp_path, compiler, standard, unicode):
     language = "c++" if "++" in standard else "c"
@@ -315,7 +323,7 @@ def test_ps_shows_the_entry_points_symbol(tmp_path):
 
 FATAL = """\
 #include <windows.h>
-#include <signal.h>
+#include <string.h>
 
 static VOID CALLBACK idle(LPVOID unused)
 {
@@ -326,12 +334,14 @@ int main(int argc, char **argv)
 {
 	LPVOID fiber = CreateFiber(0, idle, NULL);
 
-	(void)argv;
-	if (argc > 1) {
+	if (argc == 1)
+		SwitchToFiber(fiber);
+	if (!strcmp(argv[1], "switch")) {
 		ConvertThreadToFiber(NULL);
 		SwitchToFiber(&(LPVOID[64]){ 0 });
 	} else {
-		SwitchToFiber(fiber);
+		DeleteFiber(fiber);
+		DeleteFiber(fiber);
 	}
 	return 0;
 }
@@ -339,10 +349,14 @@ int main(int argc, char **argv)
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
-    [([], "the calling thread is no fiber"), (["x"], "there is no such fiber, or it was deleted")],
+    ("words", "function", "reason"),
+    [
+        ([], "SwitchToFiber", "the calling thread is no fiber"),
+        (["switch"], "SwitchToFiber", "there is no such fiber, or it was deleted"),
+        (["delete"], "DeleteFiber", "there is no such fiber, or it was deleted"),
+    ],
 )
-def test_what_cannot_be_done_says_why_and_aborts(tmp_path, words, reason):
+def test_what_cannot_be_done_says_why_and_aborts(tmp_path, words, function, reason):
     source = tmp_path / "fatal.c"
     source.write_text(FATAL)
     libraries = [BUILD / "lib" / "windows", BUILD / "lib"]
@@ -358,5 +372,5 @@ def test_what_cannot_be_done_says_why_and_aborts(tmp_path, words, reason):
     )  # fmt: skip
     assert done.returncode == -6
     assert re.fullmatch(
-        rf"libfiber-windows: SwitchToFiber\(0x\w+\): {reason} \(error \d+\)\n", done.stderr
+        rf"libfiber-windows: {function}\(0x\w+\): {reason} \(error \d+\)\n", done.stderr
     )

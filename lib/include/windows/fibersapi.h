@@ -13,7 +13,7 @@
 #include "winnt.h"
 
 #ifndef FLS_OUT_OF_INDEXES
-#define FLS_OUT_OF_INDEXES ((DWORD)0xFFFFFFFF)
+#define FLS_OUT_OF_INDEXES 0xFFFFFFFFu
 #endif
 
 #ifdef __cplusplus

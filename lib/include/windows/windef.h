@@ -10,6 +10,12 @@
 #include <stdint.h>
 
 /* Calling conventions. x86-64 has one on Linux. */
+#ifndef __stdcall
+#define __stdcall
+#endif
+#ifndef __cdecl
+#define __cdecl
+#endif
 #define WINAPI
 #define CALLBACK
 #define APIENTRY WINAPI

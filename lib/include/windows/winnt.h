@@ -28,12 +28,12 @@ PVOID GetCurrentFiber(VOID);
 
 /* The parameter that the running fiber was created or converted with. Crashes on a thread that is no fiber. */
 #ifdef __cplusplus
-static inline PVOID GetFiberData(VOID)
+static __inline__ PVOID GetFiberData(VOID)
 {
 	return *static_cast<PVOID *>(GetCurrentFiber());
 }
 #else
-static inline PVOID GetFiberData(VOID)
+static __inline__ PVOID GetFiberData(VOID)
 {
 	return *(PVOID *)GetCurrentFiber();
 }
