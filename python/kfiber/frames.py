@@ -37,6 +37,8 @@ _PIECE_MOST = 1 << 20
 _TEXT_MOST = 1 << 16
 _LINES_MOST = 1 << 22
 _DEPTH_MOST = 100_000
+# Bytes of a thread state in which a frame may lie.
+_STATE_MOST = 1 << 12
 # 3.12 and newer: frames of no function, at the entry of the evaluation loop.
 _OWNED_BY_C = 3
 
@@ -68,6 +70,7 @@ class Taken:
 
     creator: int
     created_at: int
+    state: int = 0
     # The next frame to be read, and pieces of memory where it may lie: address and content.
     next: int = 0
     pieces: list[Piece] = field(default_factory=list)
@@ -224,8 +227,8 @@ class Reader:
         if at.cframe_frame != _NONE:
             raw = read([top + at.cframe_frame for top in tops], [8] * len(tops))
             tops = [top for (top,) in _WORD.iter_unpack(raw)]
-        for (_, taken), top in zip(states, tops, strict=True):
-            taken.next = top
+        for (state, taken), top in zip(states, tops, strict=True):
+            taken.next, taken.state = top, state
         # Most frames lie there.
         raw = read([start for start, _ in chunks], [size for _, size in chunks])
         place = 0
@@ -250,6 +253,11 @@ class Reader:
         for taken in fibers:
             frames, address = taken.frames, taken.next
             while address:
+                if 0 <= address - taken.state < _STATE_MOST:
+                    # 3.15: the last one, of no function.
+                    if frames:
+                        frames[-1] = frames[-1]._replace(entry=True)
+                    break
                 for start, piece in taken.pieces:
                     place = address - start
                     if 0 <= place <= len(piece) - size:

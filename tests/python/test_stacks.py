@@ -15,6 +15,7 @@ import pytest
 
 from kfiber import frames, stacks
 from kfiber.errors import KfiberError
+from kfiber.memory import Process
 
 pytestmark = pytest.mark.once
 
@@ -156,6 +157,21 @@ def test_ten_thousand(start):
     assert not any(stack.torn for stack in look.stacks)
     assert len(stacks.grouped(look.stacks)) == 5 + 5 + 1
     assert len(stacks.grouped(look.stacks)[0]) == 2000
+
+
+def test_a_look_reads_in_bulk(start, monkeypatch):
+    process = start(1000)
+    reads = []
+    one_by_one = Process.read
+
+    def read(self, address, size):
+        reads.append(address)
+        return one_by_one(self, address, size)
+
+    monkeypatch.setattr(Process, "read", read)
+    assert len(stacks.look(process.pid).stacks) > 1000
+    # The code objects, and not each fiber's last frame, which 3.15 has in the thread state.
+    assert len(reads) < 200
 
 
 def test_the_process_and_its_parent_take_no_notice(start):
