@@ -194,7 +194,8 @@ def test_a_core_file(start, tmp_path):
 
     process = start(preexec_fn=allow)
     process.send_signal(signal.SIGQUIT)
-    process.wait(60)
+    # The kernel writes the file meanwhile.
+    process.wait(600)
     (core,) = tmp_path.glob("core*")
     for native in (False, True):
         look = stacks.look_in_core(core, native=native)
