@@ -415,6 +415,7 @@ TEST(readers_with_late_buffers_wait_alone)
 	file = fuse_file();
 	CHECK(pipe(target_ready) == 0);
 	read_target = child_start(works_while_it_is_read);
+	close(target_ready[1]);
 	CHECK(read(target_ready[0], &byte, 1) == 1);
 	reader_pid = start_until_ready(read_late);
 	before = atomic_load(target_rounds);
