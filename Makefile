@@ -13,6 +13,7 @@ help:
 	@echo "make stress    random operations of threads on fibers in Python; STRESS=SECONDS of each mode"
 	@echo "make soak      ten minutes of loading, living and unloading on the debug kernel"
 	@echo "make judges    public programs for Windows' fibers and for greenlets, with their own tests"
+	@echo "make libraries NumPy, SciPy, lxml, pydantic and others on fibers; LIBRARIES=\"3.13 3.14\" on these Pythons"
 	@echo "make bench     what a fiber costs, beside others, with a plot; BENCH=... some of it"
 	@echo "make report    the reference report's comparison anew, in docs; REPORT=--quick a short one"
 	@echo "make reference docs/reference/python.md, c.md, command.md, from docstrings, fiber.h and --help"
@@ -81,6 +82,10 @@ judges: build
 	$(BIN)/python -m pytest tests/windows/judges/judges.py \
 	tests/python/judges/judges.py tests/python/judges/programs.py $(JUDGES)
 
+# Libraries in C, Rust and Cython, fetched into the cache, 250 MB a Python: on this one, or LIBRARIES="3.13 3.14".
+libraries: build
+	$(if $(LIBRARIES),LIBRARIES="$(LIBRARIES)") $(BIN)/python -m pytest tests/python/libraries/libraries.py
+
 # What draws pictures, shows progress and computes intervals is installed when it is wanted.
 EXTRAS = $(BIN)/python -c "import matplotlib, rich, scipy" 2>/dev/null || \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[bench]"
@@ -145,4 +150,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: man help setup build demo test test-all test-kernels test-long fuzz soak stress judges bench report report-check reference docs pythons wheel check style clean distclean
+.PHONY: man help setup build demo test test-all test-kernels test-long fuzz soak stress judges libraries bench report report-check reference docs pythons wheel check style clean distclean

@@ -24,7 +24,7 @@ from kfiber_bench.row import Row, row
 
 PROGRAM = Path(__file__).with_name("coroutine.py")
 # Those that the goals are for.
-MEASURED = ("3.11", "3.12", "3.13")
+MEASURED = ("3.11", "3.12", "3.13", "3.14", "3.15")
 # Of a processor that is left alone, as a rule.
 PROCESSOR = max(os.sched_getaffinity(0))
 SECONDS = 300
@@ -42,12 +42,12 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("switch", "switch to and from main", 0.33),
-    Case("switch-deep", "the same 20 C calls deep", 0.06),
-    Case("ring", "ring of 1,024, 20 C calls deep", 0.03),
-    Case("create", "create, run, end", 0.05),
+    Case("switch", "switch to and from main", 0.25),
+    Case("switch-deep", "the same 20 C calls deep", 0.04),
+    Case("ring", "ring of 1,024, 20 C calls deep", 0.015),
+    Case("create", "create, run, end", 0.04),
     Case("busy", "switch beside a busy thread", 1.5, peer="itself alone"),
-    Case("collect", "gc.collect(), 100,000 suspended", 2, 1e3, "ms"),
+    Case("collect", "gc.collect(), 100,000 suspended", 1.5, 1e3, "ms"),
 )
 COUNTS = (10_000, 100_000)
 MEMORY = 9 << 10

@@ -85,7 +85,9 @@ def test_a_free_threaded_python_refuses(tmp_path):
     )
     command = [sys.executable, "-c", program, extension]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert "free-threaded" in done.stdout
+    assert f"hint: use the build with the GIL, python{version}" in done.stdout
 
 
 @pytest.mark.guest

@@ -210,8 +210,9 @@ static int begin(PyObject *module)
 	static PyObject *first;
 
 #ifdef Py_GIL_DISABLED
-	PyErr_SetString(PyExc_ImportError,
-			"kfiber: a free-threaded Python cannot move fibers between threads");
+	PyErr_Format(PyExc_ImportError,
+		     "kfiber: a free-threaded Python cannot move fibers between threads; hint: use the "
+		     "build with the GIL, python%d.%d", PY_MAJOR_VERSION, PY_MINOR_VERSION);
 	return -1;
 #endif
 	if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
