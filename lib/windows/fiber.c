@@ -101,7 +101,7 @@ BOOL WINAPI ConvertFiberToThread(VOID)
 		}
 	}
 	fls = self->fls;
-	handle_unwatch();
+	handle_watch(NULL);
 	err = fiber_revert();
 	if (err) {
 		handle_watch(handle);

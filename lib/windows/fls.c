@@ -84,7 +84,7 @@ static int chunk_add(struct windows_fiber *handle, DWORD index)
 	err = thread_watch();
 	if (!err && handle)
 		err = handle_watch(handle);
-	if (err)
+	if (err && err != EPERM)
 		return err;
 	if (!handle && !thread_self()->fls)
 		thread_self()->fls = calloc(1, sizeof(*fls));
@@ -320,7 +320,8 @@ static void fork_end(void)
 	pthread_mutex_unlock(&lock);
 }
 
-__attribute__((constructor)) static void fork_watch(void)
+/* As early as libfiber's, which says why. */
+__attribute__((constructor(101))) static void fork_watch(void)
 {
 	pthread_atfork(fork_prepare, fork_end, fork_end);
 }

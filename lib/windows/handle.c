@@ -43,11 +43,6 @@ int handle_watch(struct windows_fiber *handle)
 	return end_error ? end_error : fiber_key_set(end_key, handle);
 }
 
-void handle_unwatch(void)
-{
-	fiber_key_set(end_key, NULL);
-}
-
 struct windows_fiber *handle_new(fiber_id_t id, void *param, bool own)
 {
 	struct windows_fiber *handle = calloc(1, sizeof(*handle));
@@ -92,11 +87,14 @@ void handle_measure(struct windows_fiber *handle)
 	handle->stack_allocation = handle->stack_limit;
 }
 
-/* A native fiber, which the caller runs. */
+/* A native fiber, which the caller runs. NULL: the thread is ending, and its fiber may be gone. */
 static struct windows_fiber *adopt(fiber_id_t id)
 {
-	struct windows_fiber *handle = handle_new(id, fiber_data(), true);
+	struct windows_fiber *handle;
 
+	if (handle_watch(NULL) == EPERM)
+		return NULL;
+	handle = handle_new(id, fiber_data(), true);
 	if (!handle || handle_watch(handle))
 		error_abort("GetCurrentFiber", NULL, ENOMEM);
 	handle_measure(handle);

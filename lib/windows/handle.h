@@ -53,14 +53,14 @@ void handle_free(struct windows_fiber *handle);
 /* The running fiber's, if it has one. NULL: it has none, or the caller is no fiber. */
 struct windows_fiber *handle_find(void);
 
-/* The same, and one is made if it has none. Aborts if there is no memory. */
+/* The same, and one is made if it has none, unless its thread is ending. Aborts if there is no memory. */
 struct windows_fiber *handle_current(void);
 
-/* Has handle_ended() called when the calling fiber, which is `handle`'s, ends. An error number. */
+/*
+ * Has the end of the calling fiber, which is `handle`'s, noticed. NULL: not any more. Returns an error
+ * number; EPERM: the thread is ending, and only its own end is noticed.
+ */
 int handle_watch(struct windows_fiber *handle);
-
-/* The calling fiber goes on as a thread, whose end is not the fiber's. */
-void handle_unwatch(void);
 
 #endif /* !__ASSEMBLER__ */
 

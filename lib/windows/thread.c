@@ -63,9 +63,10 @@ static void thread_ended(void *unused)
 
 /*
  * Before libfiber makes its own key, at the first conversion: destructors run in that order, and
- * after libfiber's nobody knows which fiber the thread ran.
+ * after libfiber's nobody knows which fiber the thread ran. A program that is linked with the archive
+ * may convert in an ordinary constructor.
  */
-__attribute__((constructor)) static void end_init(void)
+__attribute__((constructor(101))) static void end_init(void)
 {
 	end_error = pthread_key_create(&end_key, thread_ended);
 }

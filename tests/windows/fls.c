@@ -377,6 +377,56 @@ TEST(a_callback_at_the_end_of_a_thread_converts_it)
 	CHECK(last == VALUE(2));
 }
 
+static pthread_key_t late;
+
+/* C++ registers destructors of thread-local objects by it. */
+int __cxa_thread_atexit_impl(void (*destructor)(void *), void *object, void *dso);
+extern void *__dso_handle;
+
+static void uses_fls_at_the_end(void *unused)
+{
+	(void)unused;
+	GetCurrentFiber();
+	CHECK(FlsSetValue(second, VALUE(9)));
+	CHECK(FlsGetValue(second) == VALUE(9));
+}
+
+static void with_destructors(void *run)
+{
+	CHECK(__cxa_thread_atexit_impl(uses_fls_at_the_end, NULL, &__dso_handle) == 0);
+	CHECK(pthread_setspecific(late, &late) == 0);
+	((void (*)(void *))run)(NULL);
+}
+
+static void returns_with_a_value(void *unused)
+{
+	(void)unused;
+	fiber_with_a_value((void *)set_and_return);
+}
+
+static void deletes_itself_with_a_value(void *unused)
+{
+	(void)unused;
+	fiber_with_a_value((void *)set_and_delete);
+}
+
+/* Windows' TLS callbacks may use FLS as well; its own callbacks have run by then. */
+TEST(destructors_of_a_thread_use_fls)
+{
+	key = FlsAlloc(count);
+	second = FlsAlloc(count);
+	CHECK(pthread_key_create(&late, uses_fls_at_the_end) == 0);
+	thread_join(thread_start(with_destructors, (void *)thread_with_a_value));
+	CHECK(called == 3);
+	thread_join(thread_start(with_destructors, (void *)own_fiber_with_a_value));
+	/* This fiber still lives in both, so that there are two values. */
+	CHECK(called == 5);
+	thread_join(thread_start(with_destructors, (void *)returns_with_a_value));
+	CHECK(called == 8);
+	thread_join(thread_start(with_destructors, (void *)deletes_itself_with_a_value));
+	CHECK(called == 11);
+}
+
 static VOID CALLBACK ends_its_thread(PVOID unused)
 {
 	(void)unused;

@@ -279,6 +279,59 @@ def test_pkg_config(tmp_path):
     assert "kfiber-windows" not in plain
 
 
+EARLY = """\
+#include <windows.h>
+#include <pthread.h>
+
+static LPVOID home;
+static DWORD key;
+static int called;
+
+static VOID CALLBACK count(PVOID unused)
+{
+	(void)unused;
+	called++;
+}
+
+__attribute__((constructor)) static void convert(void)
+{
+	key = FlsAlloc(count);
+	home = ConvertThreadToFiber(&key);
+}
+
+static VOID CALLBACK return_with_a_value(LPVOID unused)
+{
+	FlsSetValue(key, &unused);
+}
+
+static void *run(void *unused)
+{
+	ConvertThreadToFiber(NULL);
+	SwitchToFiber(CreateFiber(0, return_with_a_value, NULL));
+	return unused;
+}
+
+int main(void)
+{
+	pthread_t thread;
+
+	if (!home || GetCurrentFiber() != home || GetFiberData() != &key)
+		return 1;
+	if (pthread_create(&thread, NULL, run, NULL) || pthread_join(thread, NULL))
+		return 2;
+	return called == 1 && ConvertFiberToThread() ? 0 : 3;
+}
+"""
+
+
+def test_archives_are_ready_before_the_programs_constructors(tmp_path):
+    source = tmp_path / "early.c"
+    source.write_text(EARLY)
+    archives = [BUILD / "lib" / "windows" / "libfiber-windows.a", BUILD / "lib" / "libfiber.a"]
+    run(["gcc", f"-I{HEADERS}", source, "-o", tmp_path / "early", *archives, "-pthread"])
+    run([tmp_path / "early"], KFIBER_ENGINE="local")
+
+
 LISTED = """\
 #include <windows.h>
 #include <unistd.h>
