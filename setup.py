@@ -52,6 +52,10 @@ class BuildExt(build_ext):
             f"this Python has no headers; hint: apt-get install python{version}-dev",
         )
         self.compiler.src_extensions.append(".S")
+        # The interpreter has loaded the libraries; its builder's folders mean nothing elsewhere.
+        self.compiler.linker_so = [
+            word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")
+        ]
         made = Path(self.build_temp, "docstrings.h")
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_text(runpy.run_path(str(DOCSTRINGS))["header"](STUB), encoding="utf-8")

@@ -154,6 +154,16 @@ def test_module_parameters():
         assert row[0].split(" | ")[2] == default
 
 
+def test_the_man_page_of_the_device_names_all_requests_and_parameters():
+    page = read("docs/man/fiber.4")
+    requests = set(
+        re.findall(r"^#define (FIBER_IOC_\w+)\s+_IO", read("uapi/fiber.h"), re.MULTILINE)
+    )
+    assert set(re.findall(r"\bFIBER_IOC_\w+", page)) == requests
+    parameters = page.split(".SH PARAMETERS")[1].split("\n.SH ")[0]
+    assert first_cells("docs/reference/parameters.md") <= set(re.findall(r"\w+", parameters))
+
+
 def test_keys_of_proc():
     printed = found(r'seq_(?:printf|puts)\(m, "([A-Z][\w ]+): ', "kmod/show.c")
     page = read("docs/reference/proc.md")
@@ -186,7 +196,8 @@ REPLACED = re.compile(
     r"|fibers? (?:that )?(?:is|are|was|were) left|fibers? (?:that )?moves?|goes elsewhere)\b",
     re.IGNORECASE,
 )
-READ = [*PAGES, *(n for n in TRACKED if n.startswith(("lib/include/", "uapi/"))), STUB]
+MAN = [name for name in TRACKED if name.startswith("docs/man/")]
+READ = [*PAGES, *MAN, *(n for n in TRACKED if n.startswith(("lib/include/", "uapi/"))), STUB]
 # Not renamed yet: a file, and how many of these words it may have at most.
 OLD_WORDS = {
     "python/kfiber/_native.pyi": 1,

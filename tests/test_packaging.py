@@ -6,6 +6,7 @@ wheel is built with the setuptools that is here.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,14 @@ def test_the_wheel_has_the_modules_sources_and_the_extension(wheel):
     assert {f"packaging/{name}" for name in ACCESS} <= within
 
 
+def test_the_extension_names_no_folder_of_the_machine_that_built_it(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
+        extension = archive.extract(name, tmp_path)
+    dynamic = run("readelf", "--dynamic", extension, folder=tmp_path)
+    assert "NEEDED" in dynamic and "PATH" not in dynamic
+
+
 def test_the_files_about_access_are_installed_where_udev_and_sysusers_look(tmp_path):
     make = ["make", "-s", "-C", ROOT / "packaging", f"DESTDIR={tmp_path}"]
     run(*make, "install", folder=tmp_path)
@@ -179,6 +188,32 @@ def test_greenlets_are_fibers_where_somebody_asks(python, tmp_path):
     path = f"{command.parent}:{os.environ['PATH']}"
     said = run(python, "-m", "kfiber.greenlet", "command", folder=tmp_path, PATH=path)
     assert "greenlet: kfiber.greenlet: its greenlets are fibers" in said
+
+
+DEBIAN = ROOT / "packaging/debian"
+
+
+def test_debians_packages_have_this_version_and_these_files():
+    """`make deb` builds them, in minutes. Here, that what they are made of is named right."""
+    version = re.match(r"kfiber \((.*)-\d+\) ", (DEBIAN / "changelog").read_text())[1]
+    assert version == kfiber.__version__
+    control = (DEBIAN / "control").read_text()
+    packages = set(re.findall(r"^Package: (.*)$", control, re.MULTILINE))
+    assert packages == {"kfiber", "kfiber-dkms", "libfiber-dev", "libfiber0", "python3-kfiber"}
+    for path in DEBIAN.iterdir():
+        name, _, kind = path.name.partition(".")
+        assert not kind or name in packages, path
+        if kind in ("docs", "examples", "dkms"):
+            for pattern in path.read_text().split():
+                assert list(ROOT.glob(pattern)), f"{path}: {pattern}"
+
+
+def test_debians_symbols_have_the_librarys_version():
+    """A symbol's version in the map is one in the list, or it would be missing there."""
+    versions = set(re.findall(r"^(FIBER_\S+) \{", (ROOT / "lib/libfiber.map").read_text(), re.M))
+    assert versions == set(
+        re.findall(r"\(symver\)(\S+)", (DEBIAN / "libfiber0.symbols").read_text())
+    )
 
 
 def test_the_module_is_built_in_the_cache_only(python, tmp_path):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Man pages: of the command and its verbs, from its parsers, and of libfiber, from fiber.h.
 
-python tools/man.py FOLDER              writes man1/kfiber.1, man1/kfiber-ps.1, … and man3/ there
+python tools/man.py FOLDER              writes man1/kfiber.1, man1/kfiber-ps.1, … and man3/ there,
+                                        and the pages of docs/man
 python tools/man.py --library FOLDER    writes libfiber.3, fiber_switch.3, … there
 """
 
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from header import HEADER, Entry, entries
+
+WRITTEN = Path(__file__).resolve().parents[1] / "docs/man"
 
 
 def parsers(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -173,9 +176,14 @@ def main() -> None:
     if sys.argv[1] == "--library":
         write(Path(sys.argv[2]), library_pages())
         return
+    from kfiber import __version__
+
     folder = Path(sys.argv[1])
     write(folder / "man1", command_pages())
     write(folder / "man3", library_pages())
+    for path in WRITTEN.iterdir():
+        page = path.read_text().replace("@VERSION@", __version__)
+        write(folder / f"man{path.suffix[1:]}", {path.name: page})
 
 
 if __name__ == "__main__":
