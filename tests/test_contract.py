@@ -47,6 +47,7 @@ def test_the_module_prints_the_keys_that_the_package_reads():
         ("meson.build", r"version: '([\d.]+)',\n  license"),
         ("CHANGELOG.md", r"^## ([\d.]+)"),
         ("CITATION.cff", r"^version: (.*)"),
+        ("packaging/debian/changelog", r"^kfiber \(([\d.]+)-\d+\)"),
     ],
 )
 def test_there_is_one_version(name, pattern):

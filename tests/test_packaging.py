@@ -193,10 +193,8 @@ def test_greenlets_are_fibers_where_somebody_asks(python, tmp_path):
 DEBIAN = ROOT / "packaging/debian"
 
 
-def test_debians_packages_have_this_version_and_these_files():
-    """`make deb` builds them, in minutes. Here, that what they are made of is named right."""
-    version = re.match(r"kfiber \((.*)-\d+\) ", (DEBIAN / "changelog").read_text())[1]
-    assert version == kfiber.__version__
+def test_debians_packages_are_made_of_what_is_here():
+    """`make deb` builds them, which takes minutes."""
     control = (DEBIAN / "control").read_text()
     packages = set(re.findall(r"^Package: (.*)$", control, re.MULTILINE))
     assert packages == {"kfiber", "kfiber-dkms", "libfiber-dev", "libfiber0", "python3-kfiber"}

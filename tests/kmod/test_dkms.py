@@ -14,7 +14,7 @@ def test_the_page_names_the_tree_that_is_made(tmp_path):
     make = ["make", "-s", "-C", ROOT / "kmod", "dkms-tree", f"DESTDIR={tmp_path}"]
     subprocess.run(make, check=True, timeout=60)
     (tree,) = (tmp_path / "usr/src").iterdir()
-    page = (ROOT / "docs/howto/module.md").read_text()
+    page = (ROOT / "docs/howto/dkms.md").read_text()
     assert f"/usr/src/{tree.name}\n" in page
     assert set(re.findall(r"\bfiber[-/](\d[\d.]*\d)", page)) == {tree.name.partition("-")[2]}
 

@@ -93,7 +93,7 @@ def _signatures() -> Finding:
     enforced = _word(Path("/sys/module/module/parameters/sig_enforce"))
     strict = (lockdown or "none") != "none" or enforced == "Y"
     says = f"lockdown: {lockdown or 'not there'}, signatures required: {enforced or 'not there'}"
-    hint = "sign fiber.ko with a key that this machine trusts, or turn Secure Boot off"
+    hint = "sign fiber.ko with a key that this machine trusts: docs/howto/secureboot.md"
     return Finding(HERE, "signatures", not strict, says, hint if strict else None)
 
 

@@ -28,7 +28,7 @@ LOAD_EPILOG = """\
 `modinfo $(kfiber module build)` describes the parameters. A user who may
 open /dev/fiber may have fibers and use kernel memory for them, up to the limits
 that the parameters set. The kernel gives it to root only. A udev rule can do
-the same as --group at each boot: docs/howto/module.md.
+the same as --group at each boot: docs/howto/dkms.md.
 
 examples:
   sudo kfiber module load lookup=hash
@@ -66,7 +66,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    build = actions.add_parser("build", help="build it and print its path")
+    build = actions.add_parser(
+        "build",
+        help="build it and print its path",
+        description="Builds the module into the user's cache, and prints its path.",
+    )
     build.add_argument("--kernel-dir", type=Path, help="headers or tree of another kernel")
     build.add_argument("--release", help="that kernel's version")
     build.set_defaults(main=build_main)
@@ -92,10 +96,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     load.set_defaults(main=load_main)
 
-    unload = actions.add_parser("unload", help="unload it")
+    unload = actions.add_parser(
+        "unload", help="unload it", description="Unloads the module, unless it is in use."
+    )
     unload.set_defaults(main=unload_main)
 
-    status = actions.add_parser("status", help="print its state; exit with 1 if it is unusable")
+    status = actions.add_parser(
+        "status",
+        help="print its state; exit with 1 if it is unusable",
+        description="Prints the state of the module; the status is 1 if kfiber cannot use it.",
+    )
     status.add_argument("--json", action="store_true")
     status.set_defaults(main=status_main)
 
