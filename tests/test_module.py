@@ -225,6 +225,12 @@ def test_a_module_that_is_loaded_already(fiber_ko, insmod, tmp_path):
         module.load(fiber_ko)
 
 
+def test_a_kernel_that_wants_a_signature(fiber_ko, insmod):
+    insmod("insmod: ERROR: could not insert module fiber.ko: Key was rejected by service")
+    with pytest.raises(KfiberError, match=r"Key was rejected by service; hint: .*secureboot\.md"):
+        module.load(fiber_ko)
+
+
 def configured(tmp_path, compiler):
     path = tmp_path / "include/config/auto.conf"
     path.parent.mkdir(parents=True)

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Builds Debian's packages in one clean chroot and tries them in another: `make deb`.
 
-python tools/deb.py             both chroots are Debian 13, from this machine's mirror, and removed at the
-                                end; needs mmdebstrap, and root or a range of subordinate ids
+python tools/deb.py             both chroots are Debian 13 from this machine's mirror, and removed
+                                afterwards; needs mmdebstrap, and root or subordinate ids
 python tools/deb.py --here      builds on this machine, and tries nothing
 
 The packages come into dist/debian. The source is the source distribution with packaging/debian. The

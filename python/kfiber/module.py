@@ -284,6 +284,9 @@ def load(path: Path, wanted: Mapping[str, str] | None = None) -> None:
             if name in known and not known[name].read_only
         )
         why, advice = f"it is loaded already, with {have}", hint.as_root("module", "unload")
+    # As kmod words EKEYREJECTED and ENOKEY.
+    elif re.search("key (was rejected|not available)", why, re.IGNORECASE):
+        advice = "this kernel wants a signature: docs/howto/secureboot.md, or turn Secure Boot off"
     raise KfiberError(f"loading the module failed: {why}; hint: {advice}")
 
 

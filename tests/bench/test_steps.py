@@ -70,7 +70,7 @@ def test_one_system_call_is_stepped_through(tmp_path):
     symbols = steps.Symbols(LINES)
     with steps.Debugger(tmp_path / "gdb") as debugger:
         addresses = steps.trace(debugger, symbols)
-    machine.join(10)
+    machine.join(60)
     assert addresses == CALL
     assert machine.asked.count("c") == 3
     assert machine.asked[:3] == ["Z0,ffffffffc0000020,1", "c", "z0,ffffffffc0000020,1"]

@@ -131,6 +131,10 @@ def test_a_user_without_a_home(monkeypatch, capsys):
     [
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: No space left on device"),
         (OSError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied"),
+        (
+            OSError(errno.ENOENT, "No such file or directory", "/proc/4194305/maps"),
+            "cannot look at process 4194305: it has ended",
+        ),
         (ValueError("odd\nvalue"), "internal error: ValueError: odd value"),
     ],
 )

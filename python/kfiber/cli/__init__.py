@@ -7,6 +7,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -114,6 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             _drop_output()
         what, why = error.filename or "output", error.strerror or error
+        # A file of a process goes with the process.
+        gone = re.match(r"/proc/(\d+)/", str(what))
+        if gone and not Path(gone[0]).exists():
+            what, why = f"cannot look at process {gone[1]}", "it has ended"
         print(f"kfiber: {what}: {why}; hint: {_advice(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -131,6 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _advice(error: OSError) -> str:
     """What helps against an error of the operating system that nobody expected."""
+    if error.filename is None:
+        return "let the output go to another place"
+    if error.errno in (errno.ENOENT, errno.ESRCH) and str(error.filename).startswith("/proc/"):
+        return "kfiber ps lists the processes with fibers"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space there; the cache is where XDG_CACHE_HOME says"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
