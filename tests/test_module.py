@@ -34,6 +34,7 @@ echo module > "$dir/fiber.ko"
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
     """The log of a make that stands in for Kbuild; the cache is empty."""
+    (tmp_path / "Makefile").touch()
     make = tmp_path / "bin" / "make"
     make.parent.mkdir()
     make.write_text(MAKE)
@@ -70,6 +71,14 @@ def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
     assert [path.suffix for path in left] == [".lock"]
     monkeypatch.delenv("FAIL")
     assert module.build(tmp_path, "6.1").exists()
+
+
+def test_what_is_no_kernel_is_told_before_make_is_called(calls, tmp_path):
+    with pytest.raises(KfiberError, match=r"no kernel's build is in /etc; hint: --kernel-dir "):
+        module.build(Path("/etc"), "6.1")
+    with pytest.raises(KfiberError, match=r"no kernel's version: '\.\./x'; hint: --release "):
+        module.build(tmp_path, "../x")
+    assert not calls.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_named(calls, tmp_path, monkeypatch):

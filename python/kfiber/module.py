@@ -82,8 +82,14 @@ def build(build_dir: Path | None = None, release: str | None = None) -> Path:
     """
     if build_dir is None:
         build_dir = running_build_dir()
+    if not (build_dir / "Makefile").is_file():
+        raise KfiberError(
+            f"no kernel's build is in {build_dir}; hint: --kernel-dir /lib/modules/VERSION/build"
+        )
     if release is None:
         release = platform.release()
+    if not re.fullmatch(r"[\w.+~-]+", release):
+        raise KfiberError(f"no kernel's version: {release!r}; hint: --release 6.1.0-57-amd64")
     if not shutil.which("make"):
         raise KfiberError(f"no make, which building needs; hint: {hint.install('make', 'gcc')}")
 
