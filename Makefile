@@ -135,7 +135,7 @@ wheel: setup
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[wheel]"
 	@$(BIN)/python tools/wheel.py
 
-# A minute's work and 300 MB in the cache, most of it the chroots. It loads no module.
+# Minutes, most of them for the chroots, and their packages in the cache. It loads no module.
 deb: setup
 	@$(BIN)/python tools/deb.py $(DEB)
 

@@ -72,8 +72,8 @@ def test_the_reference_has_all_functions_in_c():
 def test_what_is_exported_is_what_is_meant():
     stub = ast.parse(text("python/kfiber/_native.pyi"))
     names = {node.name for node in stub.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    # They serve `kfiber doctor`, kfiber.aio and kfiber.table.
-    internal = {"swap", "share_context", "cycles"}
+    # They serve `kfiber doctor`, kfiber.aio, kfiber.table and kfiber.otel.
+    internal = {"swap", "share_context", "cycles", "otel_enable", "otel_set_span"}
     assert kfiber.__all__ == sorted({"__version__", "watch", *names} - internal)
 
 

@@ -198,16 +198,10 @@ REPLACED = re.compile(
 )
 MAN = [name for name in TRACKED if name.startswith("docs/man/")]
 READ = [*PAGES, *MAN, *(n for n in TRACKED if n.startswith(("lib/include/", "uapi/"))), STUB]
-# Not renamed yet: a file, and how many of these words it may have at most.
-OLD_WORDS = {
-    "python/kfiber/_native.pyi": 1,
-    "docs/reference/python.md": 2,
-}
 
 
 @pytest.mark.parametrize("name", READ)
 def test_replaced_terms_do_not_come_back(name):
     text = " ".join(re.sub(r"^ \* ", "", read(name), flags=re.MULTILINE).split())
     words = REPLACED.findall(text)
-    if len(words) > OLD_WORDS.get(name, 0):
-        pytest.fail(f"{words}; hint: docs/glossary.md has the terms")
+    assert not words, "hint: docs/glossary.md has the terms"

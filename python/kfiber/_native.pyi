@@ -149,7 +149,7 @@ class Fiber:
         kwargs: Mapping[str, Any] | None = None,
     ) -> None: ...
     def switch(self, value: Any = None, /) -> Any:
-        """Leaves the calling fiber and goes on with this one.
+        """Suspends the calling fiber and resumes this one.
 
         There `value` is what its own pending switch() returns; a new fiber takes none (TypeError).
         Returns what is sent here by the next switch() to the calling fiber, the value of a child
