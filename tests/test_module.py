@@ -74,9 +74,9 @@ def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
 
 
 def test_what_is_no_kernel_is_told_before_make_is_called(calls, tmp_path):
-    with pytest.raises(KfiberError, match=r"no kernel's build is in /etc; hint: --kernel-dir "):
+    with pytest.raises(KfiberError, match=r"/etc has no kernel's build; hint: --kernel-dir "):
         module.build(Path("/etc"), "6.1")
-    with pytest.raises(KfiberError, match=r"no kernel's version: '\.\./x'; hint: --release "):
+    with pytest.raises(KfiberError, match=r"'\.\./x' is no kernel's version; hint: --release "):
         module.build(tmp_path, "../x")
     assert not calls.exists()
 

@@ -82,14 +82,12 @@ def build(build_dir: Path | None = None, release: str | None = None) -> Path:
     """
     if build_dir is None:
         build_dir = running_build_dir()
-    if not (build_dir / "Makefile").is_file():
-        raise KfiberError(
-            f"no kernel's build is in {build_dir}; hint: --kernel-dir /lib/modules/VERSION/build"
-        )
     if release is None:
         release = platform.release()
     if not re.fullmatch(r"[\w.+~-]+", release):
-        raise KfiberError(f"no kernel's version: {release!r}; hint: --release 6.1.0-57-amd64")
+        raise KfiberError(
+            f"cannot build: {release!r} is no kernel's version; hint: --release 6.1.0-57-amd64"
+        )
     if not shutil.which("make"):
         raise KfiberError(f"no make, which building needs; hint: {hint.install('make', 'gcc')}")
 
@@ -97,6 +95,11 @@ def build(build_dir: Path | None = None, release: str | None = None) -> Path:
     product = target / "fiber.ko"
     with locked(target.with_suffix(".lock")):
         if not product.exists():
+            if not (build_dir / "Makefile").is_file():
+                raise KfiberError(
+                    f"cannot build: {build_dir} has no kernel's build; "
+                    "hint: --kernel-dir /lib/modules/VERSION/build"
+                )
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                 built = _compile(build_dir, Path(scratch))
                 target.mkdir(exist_ok=True)
