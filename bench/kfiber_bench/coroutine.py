@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """One figure of fibers or greenlets in Python, of the interpreter that runs this: see python.py.
 
-    coroutine.py CASE SIDE [options of pyperf]    times, by pyperf
+    coroutine.py CASE SIDE [options of pyperf]    CPU times of the thread, by pyperf
     coroutine.py --memory COUNT SIDE [LEVELS]     prints the bytes of each suspended one, so many
                                                   C calls deep
 
@@ -64,10 +64,10 @@ def bouncing(chosen: Side, levels: int) -> Any:
 def switch(chosen: Side, loops: int, levels: int = 0) -> float:
     """There and back."""
     there = bouncing(chosen, levels).switch
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(loops):
         there()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def ring(chosen: Side, loops: int, size: int, levels: int) -> float:
@@ -90,9 +90,9 @@ def ring(chosen: Side, loops: int, size: int, levels: int) -> float:
         members[place].switch()
     # Until each has begun to go round.
     members[0].switch()
-    start = time.perf_counter()
+    start = time.thread_time()
     members[0].switch()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def create(chosen: Side, loops: int) -> float:
@@ -102,10 +102,10 @@ def create(chosen: Side, loops: int) -> float:
         pass
 
     new = chosen.new
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(loops):
         new(nothing).switch()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def busy(chosen: Side, loops: int, beside: bool) -> float:
@@ -134,10 +134,10 @@ def busy(chosen: Side, loops: int, beside: bool) -> float:
 def sleep(_: Side, loops: int) -> float:
     """gevent's, of no time: to its hub and back."""
     pause = import_module("gevent").sleep
-    start = time.perf_counter()
+    start = time.thread_time()
     for _turn in range(loops):
         pause(0)
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def suspended(chosen: Side, count: int, levels: int = 0) -> list[Any]:
@@ -161,10 +161,10 @@ def collect(chosen: Side, loops: int, count: int) -> float:
     gc.disable()
     made = suspended(chosen, count)
     gc.collect()
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(loops):
         gc.collect()
-    used = time.perf_counter() - start
+    used = time.thread_time() - start
     assert len(made) == count
     return used
 
