@@ -75,6 +75,9 @@ int fiber_cb_init(void)
 
 	if (fiber_cbs)
 		return 0;
+	err = sanitizer_open();
+	if (err)
+		return err;
 	if (!fiber_extras) {
 		err = span_open(&extra_span, NULL, bytes(first, sizeof(struct fiber_extra)),
 				CB_SLOTS * sizeof(struct fiber_extra), -1);

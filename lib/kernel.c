@@ -13,6 +13,7 @@
 #include "key.h"
 #include "lock.h"
 #include "observer.h"
+#include "sanitizer.h"
 #include "stack.h"
 #include "switch.h"
 #include "thread.h"
@@ -39,6 +40,9 @@ static int kernel_open(void)
 {
 	int err = fiber_cb_init();
 
+	/* The module would switch Valgrind's own registers. */
+	if (!err && sanitizer_valgrind)
+		err = ENODEV;
 	return err ? err : device_open();
 }
 

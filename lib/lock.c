@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "lock.h"
+#include "sanitizer.h"
 #include "sole.h"
 #include "thread.h"
 
@@ -25,11 +26,15 @@ void lock_take(struct lock_state *state)
 				LOCK_AWAITED, NULL);
 	if (!thread_self()->number)
 		sole_suspend();
+	if (sanitizer_helgrind)
+		sanitizer_lock(&lock_word);
 }
 
 void lock_drop(const struct lock_state *state)
 {
 	sole_resume();
+	if (sanitizer_helgrind)
+		sanitizer_unlock(&lock_word);
 	if (atomic_exchange(&lock_word, LOCK_FREE) == LOCK_AWAITED)
 		syscall(SYS_futex, &lock_word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
 	errno = state->saved_errno;

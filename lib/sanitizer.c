@@ -1,9 +1,28 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/mman.h>
 
 #include "fiber_cb.h"
 #include "sanitizer.h"
+#include "thread.h"
+
+/* A few instructions each that do nothing outside Valgrind. */
+#if __has_include(<valgrind/helgrind.h>) && __has_include(<valgrind/memcheck.h>)
+#include <valgrind/helgrind.h>
+#include <valgrind/memcheck.h>
+#else
+#define RUNNING_ON_VALGRIND 0
+#define VALGRIND_STACK_REGISTER(start, end) ((void)(start), (void)(end), 0)
+#define VALGRIND_STACK_DEREGISTER(id) ((void)(id))
+#define VALGRIND_MAKE_MEM_UNDEFINED(start, size) ((void)(start), (void)(size))
+#define ANNOTATE_HAPPENS_BEFORE(object) ((void)(object))
+#define ANNOTATE_HAPPENS_AFTER(object) ((void)(object))
+#define VALGRIND_HG_GET_ABITS(start, bits, size) ((void)(start), (void)(bits), (void)(size), -2)
+#define VALGRIND_HG_DISABLE_CHECKING(start, size) ((void)(start), (void)(size))
+#define VALGRIND_HG_ENABLE_CHECKING(start, size) ((void)(start), (void)(size))
+#endif
 
 /* More of the runtimes. */
 #define WEAK __attribute__((weak))
@@ -24,6 +43,11 @@ static void *_Atomic *contexts;
 /* AddressSanitizer's copies of frames (use after return) of suspended fibers, by slot; the same. */
 static void *_Atomic *fakes;
 
+bool sanitizer_valgrind, sanitizer_helgrind;
+
+/* Valgrind's ids of created fibers' stacks, by slot; the same. */
+static void *_Atomic *stacks;
+
 /* What the thread itself is to them. */
 static _Thread_local void *thread_context;
 static _Thread_local struct stack thread_stack;
@@ -38,6 +62,34 @@ static void *_Atomic *by_slot(void *_Atomic *before)
 	start = mmap(NULL, CB_SLOTS * sizeof(*before), PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return start == MAP_FAILED ? NULL : start;
+}
+
+int sanitizer_open(void)
+{
+	char byte = 0, bits;
+
+	if (!RUNNING_ON_VALGRIND)
+		return 0;
+	/* A request that no other tool knows. */
+	sanitizer_helgrind = VALGRIND_HG_GET_ABITS(&byte, &bits, 1) == 1;
+	stacks = by_slot(stacks);
+	sanitizer_valgrind = stacks;
+	return stacks ? 0 : ENOMEM;
+}
+
+void sanitizer_lock(const void *lock)
+{
+	ANNOTATE_HAPPENS_AFTER(lock);
+}
+
+void sanitizer_unlock(const void *lock)
+{
+	ANNOTATE_HAPPENS_BEFORE(lock);
+}
+
+void sanitizer_ignore(const void *start, size_t size)
+{
+	VALGRIND_HG_DISABLE_CHECKING(start, size);
 }
 
 void sanitizer_convert(struct fiber_cb *own)
@@ -61,6 +113,13 @@ void sanitizer_create(struct fiber_cb *cb)
 	sanitizer_root(stack.start, stack.size);
 	if (__tsan_release)
 		__tsan_release(cb);
+	if (!sanitizer_valgrind)
+		return;
+	/* By it Valgrind tells a switch from a large frame. */
+	stacks[fiber_cb_slot(cb)] = (void *)(uintptr_t)
+		VALGRIND_STACK_REGISTER(stack.start, stack.start + stack.size - 1);
+	VALGRIND_MAKE_MEM_UNDEFINED(stack.start, stack.size);
+	ANNOTATE_HAPPENS_BEFORE(cb);
 }
 
 /* As if the calling thread switched to the fiber and back, leaving it for good. */
@@ -99,6 +158,14 @@ void sanitizer_reset(struct fiber_cb *cb)
 	}
 	if (__tsan_release)
 		__tsan_release(cb);
+	if (!sanitizer_valgrind)
+		return;
+	ANNOTATE_HAPPENS_AFTER(cb);
+	if (!cb->home) {
+		VALGRIND_MAKE_MEM_UNDEFINED(stack.start, stack.size);
+		VALGRIND_HG_ENABLE_CHECKING(stack.start, stack.size);
+	}
+	ANNOTATE_HAPPENS_BEFORE(cb);
 }
 
 void sanitizer_forget(struct fiber_cb *cb)
@@ -108,6 +175,8 @@ void sanitizer_forget(struct fiber_cb *cb)
 	sanitizer_reset(cb);
 	if (__lsan_unregister_root_region && !cb->home)
 		__lsan_unregister_root_region(stack.start, stack.size);
+	if (sanitizer_valgrind && !cb->home)
+		VALGRIND_STACK_DEREGISTER((uintptr_t)stacks[fiber_cb_slot(cb)]);
 }
 
 /* The frames that are left are marked as such. */
@@ -115,6 +184,23 @@ void sanitizer_unwound(void)
 {
 	if (__asan_handle_no_return)
 		__asan_handle_no_return();
+}
+
+/*
+ * The frames of a switch around that address, which is in the calling one. A switch writes them
+ * after the last moment at which Helgrind can be told that the fiber is released.
+ */
+#define FRAMES_BELOW	512
+#define FRAMES_SIZE	1024
+
+static char *switch_frames(char *here, const struct fiber_cb *cb, size_t *size)
+{
+	const struct stack stack = fiber_cb_stack(cb);
+	char *end = stack.start + stack.size;
+
+	here -= FRAMES_BELOW;
+	*size = end > here && end - here < FRAMES_SIZE ? (size_t)(end - here) : FRAMES_SIZE;
+	return here;
 }
 
 /* Itself unwatched, as it begins in one fiber and ends in the other. */
@@ -128,6 +214,14 @@ __attribute__((no_sanitize("thread"))) void *sanitizer_leave(struct fiber_cb *fr
 		__tsan_release(from);
 	if (__tsan_acquire)
 		__tsan_acquire(to);
+	if (sanitizer_helgrind) {
+		size_t size;
+		char *frames = switch_frames(__builtin_frame_address(0), from, &size);
+
+		VALGRIND_HG_DISABLE_CHECKING(frames, size);
+		ANNOTATE_HAPPENS_BEFORE(from);
+		ANNOTATE_HAPPENS_AFTER(to);
+	}
 	if (__sanitizer_start_switch_fiber)
 		__sanitizer_start_switch_fiber(from->home == CB_LEFT ? NULL : &save, stack.start,
 					       stack.size);
@@ -147,6 +241,12 @@ __attribute__((no_sanitize("thread"))) void *sanitizer_leave(struct fiber_cb *fr
 
 void sanitizer_arrive(void *left)
 {
+	if (sanitizer_helgrind) {
+		size_t size;
+		char *frames = switch_frames(__builtin_frame_address(0), thread_self()->current, &size);
+
+		VALGRIND_HG_ENABLE_CHECKING(frames, size);
+	}
 	if (__sanitizer_finish_switch_fiber)
 		__sanitizer_finish_switch_fiber(left, NULL, NULL);
 }

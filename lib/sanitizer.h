@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tells AddressSanitizer, LeakSanitizer and ThreadSanitizer which stack is running, where the
- * program brings their runtime. Then each switch takes the way in C (user/switch.c),
- * where the fiber that is switched to is already the caller's.
+ * Tells AddressSanitizer, LeakSanitizer and ThreadSanitizer which stack is running if the
+ * program brings their runtime, and Valgrind if the process runs on it. With a runtime, and on
+ * Helgrind, each switch takes the way in C (user/switch.c), where the caller already owns the
+ * fiber that it switches to.
  */
 #ifndef LIBFIBER_SANITIZER_H
 #define LIBFIBER_SANITIZER_H
@@ -18,10 +19,17 @@ __attribute__((weak)) void __sanitizer_start_switch_fiber(void **save, const voi
 __attribute__((weak)) void __tsan_switch_to_fiber(void *fiber, unsigned int flags);
 __attribute__((weak)) void __lsan_register_root_region(const void *start, size_t size);
 
+/* Whether the process runs on Valgrind, and on its tool Helgrind. Set by sanitizer_open(). */
+extern bool sanitizer_valgrind __attribute__((visibility("hidden")));
+extern bool sanitizer_helgrind __attribute__((visibility("hidden")));
+
 static inline bool sanitizer_watches(void)
 {
-	return __sanitizer_start_switch_fiber || __tsan_switch_to_fiber;
+	return __sanitizer_start_switch_fiber || __tsan_switch_to_fiber || sanitizer_helgrind;
 }
+
+/* Before the first fiber, with the lock held. ENOMEM. */
+int sanitizer_open(void);
 
 /* Pointers in that memory are looked at: the library's own, which is mapped. */
 static inline void sanitizer_root(const void *start, size_t size)
@@ -29,6 +37,11 @@ static inline void sanitizer_root(const void *start, size_t size)
 	if (__lsan_register_root_region)
 		__lsan_register_root_region(start, size);
 }
+
+/* For Helgrind, which knows pthread's locks only, and no atomic access. */
+void sanitizer_lock(const void *lock);
+void sanitizer_unlock(const void *lock);
+void sanitizer_ignore(const void *start, size_t size);
 
 /* By the fiber's owner: a thread becomes a fiber; a fiber is created, begins anew, and is no more. */
 void sanitizer_convert(struct fiber_cb *own);

@@ -12,6 +12,7 @@
 #endif
 
 #include "fiber_cb.h"
+#include "sanitizer.h"
 #include "sole.h"
 #include "table.h"
 
@@ -62,6 +63,8 @@ static void barrier(void)
 
 void sole_count(int change)
 {
+	if (barriers == UNKNOWN && sanitizer_helgrind)
+		sanitizer_ignore(&sole, sizeof(sole));
 	if (barriers == UNKNOWN)
 		barriers = barriers_work() ? ALLOWED : FORBIDDEN;
 	threads += (unsigned int)change;

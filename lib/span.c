@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
+#include "sanitizer.h"
 #include "span.h"
 
 /* Linux 4.17; before, it is only a wish. */
@@ -48,6 +49,9 @@ static char *map(char *at, size_t size, int flags, int file, size_t offset)
 	/* Else the first page that is touched costs two megabytes where huge pages are the rule. */
 	if (file < 0)
 		madvise(start, size, MADV_NOHUGEPAGE);
+	/* All that lies in spans is shared by atomic access. */
+	if (sanitizer_helgrind)
+		sanitizer_ignore(start, size);
 	return start;
 }
 

@@ -144,7 +144,8 @@ const char *fiber_engine(void);
  * ConvertThreadToFiberEx().
  *
  * - EEXIST: the thread is a fiber already.
- * - ENODEV: the engine is not available, because the module is not loaded.
+ * - ENODEV: the engine is not available: the module is not loaded, or Valgrind runs the process
+ *   and the engine is "kernel".
  * - EPROTO: the module lacks something that this library needs.
  * - EBUSY: another engine, or another copy of this library, switches the process's fibers.
  * - EMFILE, ENFILE: there is no descriptor for /dev/fiber.

@@ -140,11 +140,12 @@ static void *enters_and_ends(void *arg)
 /* Each leaves nothing behind: root fibers have the same few slots, the low bits of their ids. */
 TEST(thousands_of_threads_by_returning)
 {
-	int i;
+	const char *words = getenv("KFIBER_THREADS");
+	int i, threads = words ? atoi(words) : 3000;
 
 	CHECK_OK(fiber_key_create(&key, counts_destructor));
 	CHECK_OK(fiber_convert(0, &home));
-	for (i = 1; i <= 3000; i++) {
+	for (i = 1; i <= threads; i++) {
 		CHECK_OK(fiber_create(&created, body, &starts, NULL));
 		thread_join(thread_start(enters_and_ends, &created));
 		CHECK((root & 0xfffff) < 16);

@@ -522,3 +522,43 @@ TEST(structures_grow)
 	CHECK(!strcmp(stat.stat.name, "grown"));
 	CHECK_OK(fiber_delete(id));
 }
+
+/*
+ * Fibers whose stacks lie side by side resume each other, as in a circle. A checker of memory must
+ * not take the short way from one stack to the next for a frame.
+ */
+static fiber_id_t neighbours[4];
+
+static void keeps_its_frame(void *arg)
+{
+	const fiber_id_t *self = arg;
+	volatile long frame[50];
+	long number = self - neighbours;
+	int round, i;
+
+	for (i = 0; i < 50; i++)
+		frame[i] = number + i;
+	for (round = 0; round < 3; round++) {
+		CHECK_RESULT(fiber_switch(neighbours[(number + 1) % 4]), 0);
+		for (i = 0; i < 50; i++)
+			CHECK(frame[i] == number + i);
+	}
+	CHECK_RESULT(fiber_switch(home), 0);
+}
+
+TEST(neighbours_keep_their_frames)
+{
+	struct fiber_attr attr = FIBER_ATTR_INIT;
+	int i;
+
+	attr.stack_size = 64 << 10;
+	CHECK_OK(fiber_convert(0, &home));
+	for (i = 0; i < 4; i++)
+		CHECK_OK(fiber_create(&neighbours[i], keeps_its_frame, &neighbours[i], &attr));
+	CHECK_OK(fiber_switch(neighbours[0]));
+	for (i = 0; i < 4; i++)
+		CHECK_OK(fiber_delete(neighbours[i]));
+	/* On a stack that had frames. */
+	CHECK_OK(fiber_create(&other, keeps_its_frame, &neighbours[0], &attr));
+	CHECK_OK(fiber_delete(other));
+}

@@ -6,6 +6,7 @@
  *	thread B: root B --------------------------> traveller (goes on here) --> root B
  */
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -180,4 +181,96 @@ TEST(many_threads_create_and_delete)
 		thread[i] = thread_start(makes_and_deletes, NULL);
 	for (i = 0; i < MAKERS; i++)
 		thread_join(thread[i]);
+}
+
+/*
+ * Threads take fibers from a queue and put them back:
+ *
+ *	queue -> thread -> fiber works, yields -> thread -> queue
+ *
+ * All that they share is guarded by a mutex, so that a checker of threads finds it correct.
+ */
+#define QUEUE 8
+#define WORDS 20
+
+static struct {
+	pthread_mutex_t lock;
+	fiber_id_t ids[QUEUE];
+	int count, alive;
+	fiber_key_t key;
+} queue = { .lock = PTHREAD_MUTEX_INITIALIZER, .alive = QUEUE };
+
+static void worker(void *ended)
+{
+	long *block = malloc(WORDS * sizeof(*block));
+	int round, i;
+
+	for (round = 0; round < 20; round++) {
+		long here[WORDS];
+
+		for (i = 0; i < WORDS; i++)
+			here[i] = block[i] = round + i;
+		CHECK_RESULT(fiber_key_set(queue.key, block), 0);
+		CHECK_RESULT(fiber_yield(NULL), 0);
+		for (i = 0; i < WORDS; i++)
+			CHECK(here[i] == block[i]);
+	}
+	CHECK_RESULT(fiber_key_set(queue.key, NULL), 0);
+	free(block);
+	*(int *)ended = 1;
+	CHECK_RESULT(fiber_yield(NULL), 0);
+}
+
+static void unused(void *arg)
+{
+	(void)arg;
+}
+
+static void *works_off_the_queue(void *arg)
+{
+	fiber_id_t id, other;
+	void *ended;
+	int left;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	do {
+		pthread_mutex_lock(&queue.lock);
+		id = queue.count ? queue.ids[--queue.count] : 0;
+		left = queue.alive;
+		pthread_mutex_unlock(&queue.lock);
+		if (!id)
+			continue;
+		CHECK_OK(fiber_switch(id));
+		CHECK_OK(fiber_get_data(id, &ended));
+		left = !*(int *)ended;
+		if (!left)
+			CHECK_OK(fiber_delete(id));
+		pthread_mutex_lock(&queue.lock);
+		if (left)
+			queue.ids[queue.count++] = id;
+		else
+			queue.alive--;
+		left = queue.alive;
+		pthread_mutex_unlock(&queue.lock);
+		CHECK_OK(fiber_create(&other, unused, NULL, NULL));
+		CHECK_OK(fiber_delete(other));
+	} while (left);
+	CHECK_OK(fiber_revert());
+	return arg;
+}
+
+TEST(threads_share_a_queue_of_fibers)
+{
+	static int ended[QUEUE];
+	pthread_t threads[3];
+	int i;
+
+	CHECK_OK(fiber_key_create(&queue.key, free));
+	for (i = 0; i < QUEUE; i++)
+		CHECK_OK(fiber_create(&queue.ids[queue.count++], worker, &ended[i], NULL));
+	for (i = 0; i < 3; i++)
+		threads[i] = thread_start(works_off_the_queue, NULL);
+	for (i = 0; i < 3; i++)
+		thread_join(threads[i]);
+	CHECK_OK(fiber_key_delete(queue.key));
 }
