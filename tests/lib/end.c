@@ -7,6 +7,7 @@
  *	main:   takes created afterwards, from its beginning
  */
 #include <execinfo.h>
+#include <stdlib.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
