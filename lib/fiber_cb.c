@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 
+#include "checker.h"
 #include "fiber_cb.h"
 #include "observer.h"
 #include "otel.h"
@@ -11,6 +12,8 @@
 struct fiber_cb *fiber_cbs;
 struct fiber_extra *fiber_extras;
 _Atomic uint32_t fiber_cb_slots, fiber_cb_direct, fiber_cb_otel;
+/* Here because the route of a switch depends on it. */
+void **_Atomic otel_pointers;
 
 /* Where they lie; the second is never shorter than the first. */
 static struct span span, extra_span;
@@ -75,9 +78,7 @@ int fiber_cb_init(void)
 
 	if (fiber_cbs)
 		return 0;
-	err = sanitizer_open();
-	if (err)
-		return err;
+	checker_open();
 	if (!fiber_extras) {
 		err = span_open(&extra_span, NULL, bytes(first, sizeof(struct fiber_extra)),
 				CB_SLOTS * sizeof(struct fiber_extra), -1);

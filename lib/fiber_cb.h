@@ -107,6 +107,8 @@ struct fiber_extra {
 	void *received;
 	/* With CB_DATA; anybody's. */
 	void *_Atomic data;
+	/* Valgrind's number of its stack. */
+	unsigned int valgrind_stack;
 	/* For unwind.c. */
 	struct _Unwind_Exception unwinding;
 };

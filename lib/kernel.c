@@ -7,13 +7,13 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "checker.h"
 #include "fiber_cb.h"
 #include "device.h"
 #include "engine.h"
 #include "key.h"
 #include "lock.h"
 #include "observer.h"
-#include "sanitizer.h"
 #include "stack.h"
 #include "switch.h"
 #include "thread.h"
@@ -41,7 +41,7 @@ static int kernel_open(void)
 	int err = fiber_cb_init();
 
 	/* The module would switch Valgrind's own registers. */
-	if (!err && sanitizer_valgrind)
+	if (!err && checker_valgrind)
 		err = ENODEV;
 	return err ? err : device_open();
 }

@@ -6,8 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "checker.h"
 #include "lock.h"
-#include "sanitizer.h"
 #include "sole.h"
 #include "thread.h"
 
@@ -24,17 +24,15 @@ void lock_take(struct lock_state *state)
 		while (atomic_exchange(&lock_word, LOCK_AWAITED) != LOCK_FREE)
 			syscall(SYS_futex, &lock_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG,
 				LOCK_AWAITED, NULL);
+	checker_lock(&lock_word);
 	if (!thread_self()->number)
 		sole_suspend();
-	if (sanitizer_helgrind)
-		sanitizer_lock(&lock_word);
 }
 
 void lock_drop(const struct lock_state *state)
 {
 	sole_resume();
-	if (sanitizer_helgrind)
-		sanitizer_unlock(&lock_word);
+	checker_unlock(&lock_word);
 	if (atomic_exchange(&lock_word, LOCK_FREE) == LOCK_AWAITED)
 		syscall(SYS_futex, &lock_word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
 	errno = state->saved_errno;

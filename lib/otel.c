@@ -30,7 +30,6 @@ struct otel_record {
 _Static_assert(offsetof(struct otel_record, attributes) == 28, "packed");
 _Static_assert(sizeof(struct otel_record) == 1 << OTEL_SHIFT, "");
 
-void **_Atomic otel_pointers;
 struct otel_record *_Atomic otel_records;
 
 /* Has the symbol; for dlsym(), which answers for the calling thread. NULL: none is known. */

@@ -1,28 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include <errno.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <sys/mman.h>
 
+#include "checker.h"
 #include "fiber_cb.h"
 #include "sanitizer.h"
 #include "thread.h"
-
-/* A few instructions each that do nothing outside Valgrind. */
-#if __has_include(<valgrind/helgrind.h>) && __has_include(<valgrind/memcheck.h>)
-#include <valgrind/helgrind.h>
-#include <valgrind/memcheck.h>
-#else
-#define RUNNING_ON_VALGRIND 0
-#define VALGRIND_STACK_REGISTER(start, end) ((void)(start), (void)(end), 0)
-#define VALGRIND_STACK_DEREGISTER(id) ((void)(id))
-#define VALGRIND_MAKE_MEM_UNDEFINED(start, size) ((void)(start), (void)(size))
-#define ANNOTATE_HAPPENS_BEFORE(object) ((void)(object))
-#define ANNOTATE_HAPPENS_AFTER(object) ((void)(object))
-#define VALGRIND_HG_GET_ABITS(start, bits, size) ((void)(start), (void)(bits), (void)(size), -2)
-#define VALGRIND_HG_DISABLE_CHECKING(start, size) ((void)(start), (void)(size))
-#define VALGRIND_HG_ENABLE_CHECKING(start, size) ((void)(start), (void)(size))
-#endif
 
 /* More of the runtimes. */
 #define WEAK __attribute__((weak))
@@ -33,8 +16,6 @@ WEAK void __asan_handle_no_return(void);
 WEAK void *__tsan_get_current_fiber(void);
 WEAK void *__tsan_create_fiber(unsigned int flags);
 WEAK void __tsan_destroy_fiber(void *fiber);
-WEAK void __tsan_acquire(void *address);
-WEAK void __tsan_release(void *address);
 WEAK void __lsan_unregister_root_region(const void *start, size_t size);
 
 /* ThreadSanitizer's fibers, by slot; each one's owner's. */
@@ -42,11 +23,6 @@ static void *_Atomic *contexts;
 
 /* AddressSanitizer's copies of frames (use after return) of suspended fibers, by slot; the same. */
 static void *_Atomic *fakes;
-
-bool sanitizer_valgrind, sanitizer_helgrind;
-
-/* Valgrind's ids of created fibers' stacks, by slot; the same. */
-static void *_Atomic *stacks;
 
 /* What the thread itself is to them. */
 static _Thread_local void *thread_context;
@@ -62,34 +38,6 @@ static void *_Atomic *by_slot(void *_Atomic *before)
 	start = mmap(NULL, CB_SLOTS * sizeof(*before), PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return start == MAP_FAILED ? NULL : start;
-}
-
-int sanitizer_open(void)
-{
-	char byte = 0, bits;
-
-	if (!RUNNING_ON_VALGRIND)
-		return 0;
-	/* A request that no other tool knows. */
-	sanitizer_helgrind = VALGRIND_HG_GET_ABITS(&byte, &bits, 1) == 1;
-	stacks = by_slot(stacks);
-	sanitizer_valgrind = stacks;
-	return stacks ? 0 : ENOMEM;
-}
-
-void sanitizer_lock(const void *lock)
-{
-	ANNOTATE_HAPPENS_AFTER(lock);
-}
-
-void sanitizer_unlock(const void *lock)
-{
-	ANNOTATE_HAPPENS_BEFORE(lock);
-}
-
-void sanitizer_ignore(const void *start, size_t size)
-{
-	VALGRIND_HG_DISABLE_CHECKING(start, size);
 }
 
 void sanitizer_convert(struct fiber_cb *own)
@@ -113,10 +61,10 @@ void sanitizer_create(struct fiber_cb *cb)
 	sanitizer_root(stack.start, stack.size);
 	if (__tsan_release)
 		__tsan_release(cb);
-	if (!sanitizer_valgrind)
+	if (!checker_valgrind)
 		return;
 	/* By it Valgrind tells a switch from a large frame. */
-	stacks[fiber_cb_slot(cb)] = (void *)(uintptr_t)
+	fiber_extra(cb)->valgrind_stack = (unsigned int)
 		VALGRIND_STACK_REGISTER(stack.start, stack.start + stack.size - 1);
 	VALGRIND_MAKE_MEM_UNDEFINED(stack.start, stack.size);
 	ANNOTATE_HAPPENS_BEFORE(cb);
@@ -158,7 +106,7 @@ void sanitizer_reset(struct fiber_cb *cb)
 	}
 	if (__tsan_release)
 		__tsan_release(cb);
-	if (!sanitizer_valgrind)
+	if (!checker_valgrind)
 		return;
 	ANNOTATE_HAPPENS_AFTER(cb);
 	if (!cb->home) {
@@ -175,8 +123,17 @@ void sanitizer_forget(struct fiber_cb *cb)
 	sanitizer_reset(cb);
 	if (__lsan_unregister_root_region && !cb->home)
 		__lsan_unregister_root_region(stack.start, stack.size);
-	if (sanitizer_valgrind && !cb->home)
-		VALGRIND_STACK_DEREGISTER((uintptr_t)stacks[fiber_cb_slot(cb)]);
+	if (checker_valgrind && !cb->home)
+		VALGRIND_STACK_DEREGISTER(fiber_extra(cb)->valgrind_stack);
+}
+
+/* To the runtimes it still runs, so it cannot be destroyed. */
+void sanitizer_lost(struct fiber_cb *cb)
+{
+	if (fakes)
+		fakes[fiber_cb_slot(cb)] = NULL;
+	if (contexts)
+		contexts[fiber_cb_slot(cb)] = NULL;
 }
 
 /* The frames that are left are marked as such. */
@@ -214,7 +171,7 @@ __attribute__((no_sanitize("thread"))) void *sanitizer_leave(struct fiber_cb *fr
 		__tsan_release(from);
 	if (__tsan_acquire)
 		__tsan_acquire(to);
-	if (sanitizer_helgrind) {
+	if (checker_helgrind) {
 		size_t size;
 		char *frames = switch_frames(__builtin_frame_address(0), from, &size);
 
@@ -241,7 +198,7 @@ __attribute__((no_sanitize("thread"))) void *sanitizer_leave(struct fiber_cb *fr
 
 void sanitizer_arrive(void *left)
 {
-	if (sanitizer_helgrind) {
+	if (checker_helgrind) {
 		size_t size;
 		char *frames = switch_frames(__builtin_frame_address(0), thread_self()->current, &size);
 

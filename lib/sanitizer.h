@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "checker.h"
+
 struct fiber_cb;
 
 /* Of the runtimes; weak: mostly there is none. */
@@ -19,17 +21,10 @@ __attribute__((weak)) void __sanitizer_start_switch_fiber(void **save, const voi
 __attribute__((weak)) void __tsan_switch_to_fiber(void *fiber, unsigned int flags);
 __attribute__((weak)) void __lsan_register_root_region(const void *start, size_t size);
 
-/* Whether the process runs on Valgrind, and on its tool Helgrind. Set by sanitizer_open(). */
-extern bool sanitizer_valgrind __attribute__((visibility("hidden")));
-extern bool sanitizer_helgrind __attribute__((visibility("hidden")));
-
 static inline bool sanitizer_watches(void)
 {
-	return __sanitizer_start_switch_fiber || __tsan_switch_to_fiber || sanitizer_helgrind;
+	return __sanitizer_start_switch_fiber || __tsan_switch_to_fiber || checker_helgrind;
 }
-
-/* Before the first fiber, with the lock held. ENOMEM. */
-int sanitizer_open(void);
 
 /* Pointers in that memory are looked at: the library's own, which is mapped. */
 static inline void sanitizer_root(const void *start, size_t size)
@@ -38,16 +33,14 @@ static inline void sanitizer_root(const void *start, size_t size)
 		__lsan_register_root_region(start, size);
 }
 
-/* For Helgrind, which knows pthread's locks only, and no atomic access. */
-void sanitizer_lock(const void *lock);
-void sanitizer_unlock(const void *lock);
-void sanitizer_ignore(const void *start, size_t size);
-
 /* By the fiber's owner: a thread becomes a fiber; a fiber is created, begins anew, and is no more. */
 void sanitizer_convert(struct fiber_cb *own);
 void sanitizer_create(struct fiber_cb *cb);
 void sanitizer_reset(struct fiber_cb *cb);
 void sanitizer_forget(struct fiber_cb *cb);
+
+/* In the child of a fork(): another thread ran the fiber. */
+void sanitizer_lost(struct fiber_cb *cb);
 
 /*
  * Around a switch: what leave() returns is of the fiber that is left, and for its

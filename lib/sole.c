@@ -11,8 +11,8 @@
 #define __libc_single_threaded false
 #endif
 
+#include "checker.h"
 #include "fiber_cb.h"
-#include "sanitizer.h"
 #include "sole.h"
 #include "table.h"
 
@@ -63,8 +63,8 @@ static void barrier(void)
 
 void sole_count(int change)
 {
-	if (barriers == UNKNOWN && sanitizer_helgrind)
-		sanitizer_ignore(&sole, sizeof(sole));
+	if (barriers == UNKNOWN)
+		checker_ignore(&sole, sizeof(sole));
 	if (barriers == UNKNOWN)
 		barriers = barriers_work() ? ALLOWED : FORBIDDEN;
 	threads += (unsigned int)change;

@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-#include "sanitizer.h"
+#include "checker.h"
 #include "span.h"
 
 /* Linux 4.17; before, it is only a wish. */
@@ -50,8 +50,7 @@ static char *map(char *at, size_t size, int flags, int file, size_t offset)
 	if (file < 0)
 		madvise(start, size, MADV_NOHUGEPAGE);
 	/* All that lies in spans is shared by atomic access. */
-	if (sanitizer_helgrind)
-		sanitizer_ignore(start, size);
+	checker_ignore(start, size);
 	return start;
 }
 
@@ -68,10 +67,10 @@ static bool is_free(char *at, size_t size)
 	return probe == at;
 }
 
-/* ThreadSanitizer's runtime, which allows mappings in some parts of the address space only. */
-extern __attribute__((weak)) void __tsan_acquire(void *address);
-
-/* Far from the mappings that the kernel makes by itself. NULL: there is no such place. */
+/*
+ * Far from the mappings that the kernel makes by itself. NULL: there is no such place, or
+ * ThreadSanitizer's runtime allows mappings in some parts of the address space only.
+ */
 static char *place(size_t limit)
 {
 	uintptr_t at;

@@ -180,7 +180,7 @@ void user_free(const struct remains *remains)
 	}
 	if (fiber_extra_used(cb))
 		storage_drop(cb);
-	if (sanitizer_watches() || sanitizer_valgrind)
+	if (sanitizer_watches() || checker_valgrind)
 		sanitizer_forget(cb);
 	slot_clear(slot_of(cb));
 	/* The next one's generation. */

@@ -7,6 +7,7 @@
 #include "fork.h"
 #include "key.h"
 #include "owner.h"
+#include "sanitizer.h"
 #include "slots.h"
 #include "sole.h"
 #include "thread.h"
@@ -49,6 +50,7 @@ void user_child(void)
 		/* No destructors, as for the thread-specific values of threads that are not here. */
 		if (fiber_extra_used(cb))
 			values_free(atomic_exchange(&fiber_extra(cb)->values, NULL));
+		sanitizer_lost(cb);
 		table.slots[slot].state = FIBER_STATE_FINISHED;
 		table.slots[slot].area = 0;
 		own(cb, OWNER_FINISHED);

@@ -7,8 +7,8 @@
  *	main:   takes created afterwards, from its beginning
  */
 #include <execinfo.h>
-#include <stdlib.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
