@@ -198,7 +198,9 @@ int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct f
  * The child of a fork() has the suspended fibers and the fiber that called fork(). Fibers that
  * other threads ran are EOWNERDEAD there. With engine "kernel" the child has no fibers. The
  * behaviour is undefined if a fiber forks that is another thread's root fiber: the child's C
- * library takes that thread's stack for a free one.
+ * library takes that thread's stack for a free one. The child of _Fork(), vfork() or the system call
+ * may only call exec and _exit(): no handler prepares the fibers for it. With engine "mapped" a
+ * switch there ends the child by SIGSEGV.
  *
  * An alternate signal stack inside the fiber's own stack cannot be distinguished from the
  * fiber's stack, so a switch there is not refused. Use separate memory.
@@ -207,8 +209,8 @@ int fiber_create(fiber_id_t *id, void (*func)(void *), void *arg, const struct f
  * - ESRCH: there is no such fiber, or it was the root fiber of a thread that has ended.
  * - EBUSY: a thread runs the fiber.
  * - EINVAL: `id` is the calling fiber, or the caller is on its signal's alternate stack.
- * - EOWNERDEAD: the fiber was a thread that ended by the exit system call, or that was left in
- *   the parent of a fork().
+ * - EOWNERDEAD: the fiber is the root fiber of a thread that ended by the exit system call or that
+ *   was left in the parent of a fork(), or a root fiber on which another thread ended.
  * - EAGAIN: the caller is a signal handler that interrupted a switch or another function of this
  *   library.
  */

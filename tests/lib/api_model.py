@@ -8,10 +8,10 @@ A method a call, each returning (errno, value) as the calling thread sees it whe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from errno import EAGAIN, EBUSY, EEXIST, EINVAL, EPERM, ESRCH
+from errno import EAGAIN, EBUSY, EEXIST, EINVAL, EOWNERDEAD, EPERM, ESRCH
 
 FPU, RETURNS = 1, 2
-STATES = ("new", "running", "suspended")
+STATES = ("new", "running", "suspended", "finished")
 FLS_MAX = 1024
 STARTS = -1  # in place of an errno: the fiber's function begins, with its argument as the value
 
@@ -39,6 +39,7 @@ class Fiber:
     arg: int = 0
     thread: Thread | None = None
     started: bool = False
+    finished: bool = False  # a root fiber on which another thread has ended
     resumer: int = 0
     received: int = 0
     activations: int = 0
@@ -53,6 +54,8 @@ class Fiber:
 
     @property
     def state(self):
+        if self.finished:
+            return "finished"
         return "running" if self.thread else "suspended" if self.started else "new"
 
 
@@ -81,14 +84,17 @@ class Model:
         return slot != 0 and (own is None or own.thread in (None, self.threads[slot]))
 
     def exit(self, slot):
-        """pthread_exit(). A created fiber starts again when it is resumed."""
+        """pthread_exit(). A created fiber starts again when it is resumed; a root fiber cannot."""
         thread = self.threads.pop(slot)
         fiber = thread.running
         if thread.own:
-            del self.fibers[thread.own.id]
+            self.fibers.pop(thread.own.id, None)
         if fiber and fiber is not thread.own:
-            fiber.thread, fiber.started, fiber.mask = None, False, fiber.first_mask
-            fiber.fls, fiber.value = {}, 0
+            fiber.thread, fiber.value = None, 0
+            if fiber.root:
+                fiber.finished = True
+            else:
+                fiber.started, fiber.mask, fiber.fls = False, fiber.first_mask, {}
 
     def may_return(self, slot):
         """In the function of a created fiber whose end needs no waiting."""
@@ -102,9 +108,9 @@ class Model:
         thread, refuse = self.threads[slot], []
         for id in (thread.running.resumer, thread.own.id):
             fiber = self.fibers.get(id)
-            if fiber and not fiber.thread:
+            if fiber and not fiber.thread and not fiber.finished:
                 return fiber, refuse
-            if fiber:
+            if fiber and fiber.thread:
                 refuse.append(fiber)
         return None, refuse
 
@@ -161,6 +167,8 @@ class Model:
         fiber = self.fibers.get(id)
         if not fiber:
             return ESRCH, 0
+        if fiber.finished:
+            return EOWNERDEAD, 0
         if fiber.thread:
             fiber.failed += 1
             return (EINVAL if fiber.thread is thread else EBUSY), 0
@@ -194,7 +202,7 @@ class Model:
             return ESRCH, 0
         if fiber.thread:
             return (EPERM if fiber.thread is self.threads[slot] else EBUSY), 0
-        if fiber.root:
+        if fiber.root and not fiber.finished:
             return EPERM, 0
         del self.fibers[id]
         return 0, 0

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -361,4 +362,31 @@ TEST(the_programs_handlers_take_their_locks_first)
 		CHECK(in_child(nothing) == 0);
 	forked = 1;
 	thread_join(thread);
+}
+
+/* No handler of fork() runs, so the child has the parent's fibers as they are. */
+static void forks_without_handlers(void *arg)
+{
+	pid_t pid = (pid_t)syscall(SYS_fork);
+	int status;
+
+	(void)arg;
+	if (!pid) {
+		execl("/proc/self/exe", "lib_fork", NULL);
+		_exit(1);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid);
+	/* No test was named. */
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 2);
+	CHECK_RESULT(fiber_yield(NULL), 0);
+}
+
+TEST(a_child_without_handlers_may_call_exec)
+{
+	fiber_id_t id;
+
+	CHECK_OK(fiber_convert(0, NULL));
+	CHECK_OK(fiber_create(&id, forks_without_handlers, NULL, NULL));
+	CHECK_OK(fiber_switch(id));
+	CHECK_OK(fiber_delete(id));
 }
