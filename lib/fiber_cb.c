@@ -12,8 +12,17 @@
 struct fiber_cb *fiber_cbs;
 struct fiber_extra *fiber_extras;
 _Atomic uint32_t fiber_cb_slots, fiber_cb_direct, fiber_cb_otel;
-/* Here because the route of a switch depends on it. */
+/* These are here because the route of a switch depends on them. */
+const struct fiber_observer *_Atomic observer;
 void **_Atomic otel_pointers;
+struct trace kfiber_trace = {
+	.magic = "kfiberTr",
+	.version = 1,
+	.size = sizeof(struct trace),
+	.routes = { &fiber_cb_direct, &fiber_cb_otel },
+	.room = TRACE_ROOM,
+	.event_size = sizeof(struct trace_event),
+};
 
 /* Where they lie; the second is never shorter than the first. */
 static struct span span, extra_span;

@@ -6,8 +6,6 @@
 #include "thread.h"
 #include "trace.h"
 
-const struct fiber_observer *_Atomic observer;
-
 /* Calls one of the observer's functions with these arguments, the observer's data behind them. */
 #define TELL(function, ...)								\
 	do {										\

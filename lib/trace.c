@@ -8,22 +8,11 @@
 #include "thread.h"
 #include "trace.h"
 
-#define ROOM	(1u << 20)
-
-struct trace kfiber_trace = {
-	.magic = "kfiberTr",
-	.version = 1,
-	.size = sizeof(struct trace),
-	.routes = { &fiber_cb_direct, &fiber_cb_otel },
-	.room = ROOM,
-	.event_size = sizeof(struct trace_event),
-};
-
 /* NULL: no memory. */
 static struct trace_event *ring(void)
 {
 	struct trace_event *known = atomic_load(&kfiber_trace.ring), *made;
-	const size_t size = ROOM * sizeof(*made);
+	const size_t size = TRACE_ROOM * sizeof(*made);
 
 	if (known)
 		return known;
@@ -53,7 +42,7 @@ void trace_switched(fiber_id_t from, fiber_id_t to)
 		return;
 	}
 	number = atomic_fetch_add(&kfiber_trace.count, 1) + 1;
-	event = &events[(number - 1) % ROOM];
+	event = &events[(number - 1) % TRACE_ROOM];
 	event->time = now;
 	event->from = from;
 	event->to = to;

@@ -15,6 +15,8 @@
 
 #include "include/fiber.h"
 
+#define TRACE_ROOM (1u << 20)	/* events */
+
 struct trace_event {
 	/* From 1, stored last; a smaller one: not written yet, a larger one: overwritten. */
 	_Atomic uint64_t number;
@@ -38,6 +40,7 @@ struct trace {
 	_Atomic uint64_t count;
 };
 
+/* In fiber_cb.c, since the route of a switch depends on it. */
 extern struct trace kfiber_trace __attribute__((visibility("default")));
 
 static inline bool trace_wanted(void)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfiber import module
 from kfiber_bench import guest
 from kfiber_bench.variants import LOOKUPS, VARIANTS, Variant, with_lookup
 
@@ -228,7 +229,7 @@ def others(_: Plan) -> Iterator[Event]:
     with guest.living_fibers():
         yield from state("another process has fibers")
     yield from state("the module is loaded")
-    subprocess.run(["rmmod", "fiber"], check=True)
+    module.unload()
     yield from state("the module is absent")
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from kfiber import module
 from kfiber_bench import peers
 from kfiber_bench.row import Row, row
 
@@ -40,7 +41,7 @@ class Cost(NamedTuple):
 def reload(lookup: str) -> None:
     """Loads the module anew with that look-up."""
     if Path("/sys/module/fiber").exists():
-        subprocess.run(["rmmod", "fiber"], check=True)
+        module.unload()
     subprocess.run(["insmod", os.environ["KFIBER_MODULE"], f"lookup={lookup}"], check=True)
 
 
@@ -202,7 +203,7 @@ def yields(*words: str) -> float:
 def processor() -> Iterator[Row]:
     """What the module adds to a switch of the CPU, for threads with and without fibers."""
     idle, watched = yields(), yields("attached")
-    subprocess.run(["rmmod", "fiber"], check=True)
+    module.unload()
     bare = yields()
     case = "switch of the CPU"
     yield row(case, bare, "instructions", engine=None, peer="without the module")

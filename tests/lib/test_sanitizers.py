@@ -131,7 +131,7 @@ def test(sanitizer, program, name, programs):
 
 
 # pthread_exit() of a fiber is a failed CHECK in its interceptor, before the library hears of it
-# (GCC 12 to 15, tsan_interceptors_posix.cpp); a fiber whose function returns ends its thread.
+# (GCC 12, tsan_interceptors_posix.cpp); a fiber whose function returns ends its thread.
 
 # Programs with a sanitizer over the ordinary build of the library: options, and correct code.
 ORDINARY = {
