@@ -55,15 +55,22 @@
 #define WARM_STACKS	64
 #define WARM_BYTES	((size_t)64 << 20)
 
-/* Guards are made ahead, as far as one page of the page table reaches, which each needs anyway. */
-#define GUARD_REACH	((size_t)2 << 20)
+/* As far as one page of the page table reaches. */
+#define TABLE_REACH	((size_t)2 << 20)
+/* So many guards are made ahead at most, within that reach, since each needs that page anyway. */
 #define GUARDS		32
+/*
+ * A stack's first page and a large guard of the piece above it need a page of the page table each,
+ * unless both lie within the reach of one. So such pieces are moved and spread.
+ */
+#define GUARD_LARGE	(TABLE_REACH / 4)
 
 struct slab {
 	/* Of its class's slabs that have room, if it has. */
 	struct slab *next, *prev;
 	struct stack_class *class;
-	char *start;
+	/* Its first piece, and where its mapping begins. */
+	char *start, *mapping;
 	/* The colour of a piece is that of the first one and its number. */
 	unsigned int colour;
 	/* Pieces from `cut` on were never used; from `guarded` on they have no guard. */
@@ -165,6 +172,20 @@ static size_t piece_size(size_t size, size_t guard)
 	return guard + size + STACK_PAGE;
 }
 
+/* Whether pieces of that size lie so that each needs one page of the page table only. */
+static bool piece_is_spread(size_t size, size_t guard)
+{
+	return guard >= GUARD_LARGE && guard < TABLE_REACH && size >= TABLE_REACH;
+}
+
+/* From one piece of a slab to the next. */
+static size_t piece_stride(size_t size, size_t guard)
+{
+	size_t length = piece_size(size, guard);
+
+	return piece_is_spread(size, guard) ? (length + TABLE_REACH - 1) & -TABLE_REACH : length;
+}
+
 /*
  * Guards of up to `count` pieces that follow each other; *made of them, at least one.
  * ENOMEM, EAGAIN.
@@ -178,7 +199,7 @@ static int guard_install(char *piece, size_t length, size_t guard, uint32_t coun
 		do
 			gaps[wanted] = (struct iovec) { piece + wanted * length, guard };
 		while (++wanted < GUARDS && wanted < count && guards == GUARDS_ADVISED &&
-		       (wanted + 1) * length <= GUARD_REACH);
+		       (wanted + 1) * length <= TABLE_REACH);
 		*made = (uint32_t)advise(gaps, wanted, MADV_GUARD_INSTALL);
 		if (*made && (guards == GUARDS_ADVISED || guard_works(piece))) {
 			guards = GUARDS_ADVISED;
@@ -253,12 +274,30 @@ static size_t slab_place(const char *address)
 	return low;
 }
 
+/* The size of a slab's mapping. One piece alone needs no place of its own. */
+static size_t slab_size(const struct stack_class *class, size_t pieces)
+{
+	size_t stride = piece_stride(class->size, class->guard);
+
+	if (pieces > 1 && piece_is_spread(class->size, class->guard))
+		return pieces * stride + TABLE_REACH;
+	return (pieces - 1) * stride + piece_size(class->size, class->guard);
+}
+
+/* Where the first piece of a slab is: its guard ends where the reach of a page does. */
+static char *slab_start(const struct stack_class *class, size_t pieces, char *mapping)
+{
+	if (pieces == 1 || !piece_is_spread(class->size, class->guard))
+		return mapping;
+	return mapping + (-((uintptr_t)mapping + class->guard) & (TABLE_REACH - 1));
+}
+
 /* A new slab of that many pieces, or of fewer. EAGAIN, ENOMEM. */
 static int slab_map(struct stack_class *class, size_t pieces)
 {
-	size_t length = piece_size(class->size, class->guard), place;
+	size_t place;
 	struct slab *slab;
-	char *start;
+	char *mapping;
 
 	if (slab_count == slab_room) {
 		size_t room = slab_room ? 2 * slab_room : 64;
@@ -269,22 +308,23 @@ static int slab_map(struct stack_class *class, size_t pieces)
 		slabs = more;
 		slab_room = room;
 	}
-	while (!(start = map(pieces * length))) {
+	while (!(mapping = map(slab_size(class, pieces)))) {
 		if (pieces == 1)
 			return span_error();
 		pieces /= 2;
 	}
 	slab = calloc(1, sizeof(*slab) + (pieces + 63) / 64 * sizeof(slab->cold[0]));
 	if (!slab) {
-		munmap(start, pieces * length);
+		munmap(mapping, slab_size(class, pieces));
 		return span_error();
 	}
 	slab->class = class;
-	slab->start = start;
+	slab->mapping = mapping;
+	slab->start = slab_start(class, pieces, mapping);
 	slab->colour = class->colour;
 	slab->pieces = (uint32_t)pieces;
 	class->colour = (unsigned int)((class->colour + pieces) % COLOURS);
-	place = slab_place(start);
+	place = slab_place(mapping);
 	memmove(&slabs[place + 1], &slabs[place], (slab_count - place) * sizeof(struct slab *));
 	slabs[place] = slab;
 	slab_count++;
@@ -300,7 +340,7 @@ static void slab_unmap(struct slab *slab)
 	size_t place = slab_place(slab->start);
 
 	/* Neighbours may be one mapping with it, which can be one too many to be split. */
-	if (munmap(slab->start, slab->pieces * piece_size(class->size, class->guard)))
+	if (munmap(slab->mapping, slab_size(class, slab->pieces)))
 		return;
 	slab_unlink(slab);
 	class->pieces -= slab->pieces;
@@ -317,7 +357,7 @@ static size_t piece_colour(const struct slab *slab, uint32_t number)
 /* A piece of a slab. */
 static int piece_take(struct stack_class *class, struct stack *stack)
 {
-	size_t length = piece_size(class->size, class->guard);
+	size_t length = piece_stride(class->size, class->guard);
 	struct slab *slab = class->roomy;
 	uint32_t number, made;
 	int err;
@@ -364,7 +404,7 @@ static int piece_take(struct stack_class *class, struct stack *stack)
 /* The slab of a stack and its number there; NULL: it is alone. */
 static struct slab *slab_of(const struct stack *stack, uint32_t *number)
 {
-	size_t place = slab_place(stack->start), length = piece_size(stack->size, stack->guard);
+	size_t place = slab_place(stack->start), length = piece_stride(stack->size, stack->guard);
 	struct slab *slab;
 
 	if (!place)
@@ -437,26 +477,28 @@ int stack_alloc(struct stack *stack, size_t size, size_t guard)
 static void cool(const struct stack *stacks, unsigned int count)
 {
 	struct iovec memory[WARM_STACKS];
+	const struct slab *before = NULL;
 	size_t ranges = 0, done = 0;
 	uint32_t number;
 	unsigned int i;
 
 	for (i = 0; i < count; i++) {
 		size_t length = piece_size(stacks[i].size, stacks[i].guard);
+		size_t stride = piece_stride(stacks[i].size, stacks[i].guard);
 		struct slab *slab = slab_of(&stacks[i], &number);
-		char *piece, *last = NULL;
+		struct iovec *last = ranges ? &memory[ranges - 1] : NULL;
+		char *piece;
 
 		if (!slab)
 			continue;
-		piece = slab->start + number * length;
-		if (ranges)
-			last = memory[ranges - 1].iov_base;
-		if (last && last == piece + length)
-			memory[ranges - 1] = (struct iovec) { piece, length + memory[ranges - 1].iov_len };
-		else if (last && last + memory[ranges - 1].iov_len == piece)
-			memory[ranges - 1].iov_len += length;
+		piece = slab->start + number * stride;
+		if (slab == before && last->iov_base == piece + stride)
+			*last = (struct iovec) { piece, stride + last->iov_len };
+		else if (slab == before && (char *)last->iov_base + last->iov_len == piece - stride + length)
+			last->iov_len += stride;
 		else
 			memory[ranges++] = (struct iovec) { piece, length };
+		before = slab;
 	}
 	while (done < ranges)
 		done += advise(memory + done, ranges - done, MADV_DONTNEED) + 1;

@@ -74,6 +74,9 @@ def chroot(variant: str, packages: Sequence[str], hooks: Sequence[str]) -> None:
             "mmdebstrap",
             f"--variant={variant}",
             f"--include={','.join(packages)}",
+            # They share the kernel with this machine, and installing some sets what these say.
+            "--dpkgopt=path-exclude=/usr/lib/sysctl.d/*",
+            "--dpkgopt=path-exclude=/etc/sysctl.d/*",
             # Each package is fetched once.
             "--skip=download/empty,essential/unlink,cleanup/apt",
             f'--setup-hook=mkdir -p "$1{debs}" && cp -n {archives}/*.deb "$1{debs}" || true',

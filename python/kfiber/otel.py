@@ -18,7 +18,8 @@ def enable() -> None:
     """Gives each fiber of the process a record with its id and name. It may be called again.
 
     Other threads' fibers show theirs after the thread's next switch. FiberError: an SDK
-    has published this process's context, of which there can be one only.
+    has published this process's context, of which there can be one only; or the compiler of this
+    installation could not make the pointer.
     """
     try:
         try:
@@ -29,6 +30,11 @@ def enable() -> None:
             # No SDK has the pointer, so this one is the process's only one.
             importlib.import_module("kfiber._otel")
             _native.otel_enable()
+    except ImportError:
+        raise FiberError(
+            "this installation has no kfiber._otel, since its compiler does not know "
+            "-mtls-dialect=gnu2; hint: install kfiber with gcc"
+        ) from None
     except FiberError as error:
         if error.errno != errno.EEXIST:
             raise

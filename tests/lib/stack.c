@@ -380,6 +380,34 @@ TEST(a_hundred_thousand_fibers_at_the_default_limits)
 	CHECK(anonymous() < before + MANY * 257UL + (3 << 20));
 }
 
+/* Bytes of this process's page tables. */
+static unsigned long page_tables(void)
+{
+	return 1024 * proc_number("/proc/self/status", "VmPTE:");
+}
+
+/* Half of the guards would need a page of their own if they lay anywhere. */
+TEST(a_large_guard_shares_its_page_of_the_page_table)
+{
+	enum { COUNT = 2000 };
+	struct fiber_attr attr = { .size = sizeof(attr), .stack_size = 8 << 20, .guard_size = 1 << 20 };
+	static fiber_id_t ids[COUNT];
+	unsigned long before;
+	int i;
+
+	if (!guards_are_free())
+		check_skip("guard pages are mappings here, which need no page table");
+	CHECK_OK(fiber_convert(0, &home));
+	before = page_tables();
+	for (i = 0; i < COUNT; i++) {
+		CHECK_OK(fiber_create(&ids[i], turns_back, NULL, &attr));
+		CHECK_OK(fiber_switch(ids[i]));
+	}
+	CHECK(page_tables() - before < COUNT * 4500UL);
+	for (i = 0; i < COUNT; i++)
+		CHECK_OK(fiber_delete(ids[i]));
+}
+
 /* As many as there are slots; not one has a page of its stack. */
 TEST(a_million_fibers)
 {

@@ -31,6 +31,8 @@ REASONS = {
     ("address", "no_address_space_is_enomem"): LIMITED,
     ("address", "backtraces_end_at_the_bottom"): "a sanitizer's frame lies below the function's",
     ("address", "a_hundred_thousand_fibers_at_the_default_limits"): "its shadow is resident too",
+    ("address", "a_large_guard_shares_its_page_of_the_page_table"): "its shadow has page tables too",
+    ("thread", "a_large_guard_shares_its_page_of_the_page_table"): "its shadow has page tables too",
     ("address", "an_overflow_is_reported"): "AddressSanitizer reports it itself",
     ("address", "a_million_fibers"): LIMITED,
     ("address", "a_second_thread_waits_for_the_switch_of_the_first"): STEPS,

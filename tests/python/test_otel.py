@@ -322,6 +322,16 @@ def test_by_the_environment(python):
     assert python(program, KFIBER_OTEL="").stdout == "False 0\n"
 
 
+def test_a_compiler_could_not_make_the_pointer(python):
+    python("""
+        import pytest, sys
+        from kfiber import FiberError, otel
+        sys.modules["kfiber._otel"] = None
+        with pytest.raises(FiberError, match="no kfiber._otel.*hint: install kfiber with gcc"):
+            otel.enable()
+        """)
+
+
 def test_an_sdk_was_first(python):
     assert (
         "published"

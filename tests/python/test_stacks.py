@@ -193,7 +193,7 @@ def test_a_core_file(start, tmp_path):
         resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
 
     process = start(preexec_fn=allow)
-    process.send_signal(signal.SIGQUIT)
+    process.send_signal(signal.SIGABRT)
     # The kernel writes the file meanwhile.
     process.wait(600)
     (core,) = tmp_path.glob("core*")
