@@ -101,8 +101,8 @@ extension = Extension(
     extra_link_args=["-Wl,-z,now", "-Wl,-z,nodelete", f"-Wl,--version-script,{EXPORTS}"],
 )
 
-# The dialect is the one that readers of the variable prefer: lib/otel.h. Older compilers do not know
-# it, and all else works without.
+# The dialect is the one that readers of the variable prefer: lib/otel.h. Older compilers do not
+# know it, and all else works without.
 pointer = Extension(
     "kfiber._otel",
     optional=True,
