@@ -354,6 +354,8 @@ TEST(the_end_of_a_thread_is_marked)
 	map_table();
 	thread_join(thread_start(attaches_and_ends, NULL));
 	WAIT_FOR(areas[3].dead == 1);
+	/* Else the wait below could be over before this thread has begun. */
+	areas[3].dead = 0;
 	thread = thread_start_on_lasting_stack(attaches_and_ends, &thread);
 	WAIT_FOR(areas[3].dead == 1);
 	thread_join(thread_start(attaches_and_detaches, NULL));

@@ -203,15 +203,25 @@ def test_probed_functions_are_redirected_all_the_same(target, kind):
             events.write_text("\n")
 
 
-# What it does in the scheduler, at the end of threads, in /proc, and with registers. Times have
-# tests of their own, which do not allow for probes.
-WORK = ["switch", "thread", "table", "convert", "attacks_namesakes"]
+# What it does in the scheduler, at the end of threads and processes, and in /proc. No case is about
+# times: they do not allow for probes.
+WORK = [
+    ("switch", "many_fibers"),
+    ("switch", "suspended_here_resumed_there"),
+    ("thread", "end_on_another_threads_own_fiber"),
+    ("thread", "kill_in_the_middle_of_switches"),
+    ("table", "one_of_many_rivals_gets_an_area"),
+    ("table", "the_end_of_a_thread_is_marked"),
+    ("table", "proc_shows_them"),
+    ("convert", "first_conversions_race_for_one_entry"),
+    ("attacks_namesakes", "directories_outlive_an_image"),
+]
 
 
 def check_works():
-    for program in WORK:
+    for program, case in WORK:
         done = subprocess.run(
-            [PROGRAMS / f"kmod_{program}"],
+            [PROGRAMS / f"kmod_{program}", case],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
