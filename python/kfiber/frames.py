@@ -255,8 +255,6 @@ class Reader:
             while address:
                 if 0 <= address - taken.state < _STATE_MOST:
                     # 3.15: the last one, of no function.
-                    if frames:
-                        frames[-1] = frames[-1]._replace(entry=True)
                     break
                 for start, piece in taken.pieces:
                     place = address - start
@@ -272,8 +270,7 @@ class Reader:
                 here = address
                 address, code, instruction, mark = unpack(piece, place)
                 if shims and mark >= _OWNED_BY_C:
-                    # 3.15 has one more at the bottom, in the thread state.
-                    if frames and not frames[-1].entry:
+                    if frames:
                         frames[-1] = frames[-1]._replace(entry=here)
                     continue
                 entry = int(not shims and (flag == _NONE or mark != 0))
