@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from kfiber import stop, table
+from kfiber import proc, stop
 from kfiber.memory import Process, mappings
 
 GUEST = "KFIBER_GUEST" in os.environ
@@ -248,11 +248,16 @@ def program(*words):
 @pytest.mark.once
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_each_instant_shows_the_fiber_that_runs(when):
+    if os.environ.get("KFIBER_ENGINE") == "kernel":
+        pytest.skip(
+            "a switch there is C code around a request: no function of its own to leave out"
+        )
     with program(when) as pid:
         reader, code = Reader(pid), changing_code(pid)
         assert reader.keys == ["fiber.id", "fiber.name"]
         assert "/_otel." in reader.module
-        fibers = table.fibers(Path("/proc", str(pid)))
+        fibers = proc.fibers(pid)
+        assert len({each.name for each in fibers} - {""}) == 16
         stacks = [
             (range(each.stack_start, each.stack_start + each.stack_size), each)
             for each in fibers
