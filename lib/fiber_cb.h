@@ -73,7 +73,7 @@ struct fiber_cb {
 	/* Its stack; of a thread's own one what is known of the thread's. Free ones may keep theirs. */
 	uint32_t stack_pages;
 	char *stack_start;
-	/* As created, to begin anew; with the FP control registers below. */
+	/* As created, to begin again; with the FP control registers below. */
 	void (*entry)(void *);
 	void *arg;
 	/* Whoever resumed it, but by fiber_yield(); 0: nobody. */

@@ -11,7 +11,7 @@ struct values;
 /*
  * Ends the values of one fiber in two steps. The first, with the lock held,
  * settles which destructor is to see which value, so that a key can be deleted
- * and made anew meanwhile. The second calls them and frees all, without the
+ * and made again meanwhile. The second calls them and frees all, without the
  * lock. `values` may be NULL.
  */
 void values_close(struct values *values);

@@ -33,7 +33,7 @@ static inline void sanitizer_root(const void *start, size_t size)
 		__lsan_register_root_region(start, size);
 }
 
-/* By the fiber's owner: a thread becomes a fiber; a fiber is created, begins anew, and is no more. */
+/* By the fiber's owner: a thread becomes a fiber; a fiber is created, begins again, and is no more. */
 void sanitizer_convert(struct fiber_cb *own);
 void sanitizer_create(struct fiber_cb *cb);
 void sanitizer_reset(struct fiber_cb *cb);

@@ -20,7 +20,7 @@
 
 /* A frame that is larger than the gap may step over it. */
 #define GUARD_DEFAULT	((size_t)64 << 10)
-/* control.guard_pages has 16 bits. */
+/* fiber_cb.guard_pages has 16 bits. */
 #define GUARD_MAX	((size_t)255 << 20)
 
 /*

@@ -456,7 +456,7 @@ switch_bottom:
 	nop
 	/*
 	 * rsp is just above the word that led here. It must stay as it is: when the
-	 * thread has ended, the fiber starts anew and returns by it again.
+	 * thread has ended, the fiber starts again and returns by it again.
 	 */
 	subq	$16, %rsp
 	.cfi_def_cfa_offset 16

@@ -10,7 +10,7 @@
  * where it is busy. A switch tests and raises it by one instruction, a subtraction, relative to the
  * thread pointer, and adds one at its end.
  *
- * Nothing of this may be kept in a register over a switch: ask thread_self() anew.
+ * Nothing of this may be kept in a register over a switch: ask thread_self() again.
  */
 #ifndef LIBFIBER_THREAD_H
 #define LIBFIBER_THREAD_H
@@ -107,7 +107,7 @@ extern struct fiber_cb thread_nobody __attribute__((visibility("hidden")));
 extern _Thread_local struct thread thread
 	__attribute__((visibility("hidden"), tls_model("initial-exec")));
 
-/* Asked anew each time: a compiler may keep the address of a thread-local over a switch. */
+/* Asked again each time: a compiler may keep the address of a thread-local over a switch. */
 static inline struct thread *thread_self(void)
 {
 	struct thread *self;

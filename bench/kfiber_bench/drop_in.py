@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from interpreters import environment, install
-from kfiber_bench.greenlets import SECONDS, measure_each, run, timed
+from interpreters import install
+from kfiber_bench.greenlets import SECONDS, measure_each, pythons, run, timed
 from kfiber_bench.native import Figures, engine
 from kfiber_bench.peers import PeerError
 from kfiber_bench.row import Row, row
@@ -103,11 +103,8 @@ def compare(version: str, figures: dict[tuple[str, str], Figures]) -> Iterator[R
 def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
     """On all of them."""
     found = {}
-    for version in MEASURED:
-        python = environment(version)
-        if python is None:
-            print(f"bench: no Python {version} with its headers here", file=sys.stderr)
-        elif failed := install(python, "flask"):
+    for version, python in pythons(MEASURED):
+        if failed := install(python, "flask"):
             print(f"bench: no Flask for {version}: {failed[-200:]}", file=sys.stderr)
         else:
             found[version] = python

@@ -150,13 +150,16 @@ def measure_each(
     }, rows
 
 
-def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
-    """On all of them."""
-    found = {}
-    for version in MEASURED:
+def pythons(versions: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Those of these versions that are here, with this checkout's kfiber."""
+    for version in versions:
         python = environment(version)
         if python is None:
             print(f"bench: no Python {version} with its headers here", file=sys.stderr)
         else:
-            found[version] = python
-    return measure_each("python", found, passes, programs, compare)
+            yield version, python
+
+
+def measure(passes: int) -> tuple[dict[str, str], list[Row]]:
+    """On all of them."""
+    return measure_each("python", dict(pythons(MEASURED)), passes, programs, compare)

@@ -91,6 +91,13 @@ def compare(
         )  # fmt: skip
 
 
+def ring(peer: Peer, fibers: int) -> Program:
+    """A ring of so many fibers, in which each switches to the next: the time of a switch."""
+    # Three laps at least.
+    switches = max(int(SWITCHES * peer.share), 3 * fibers)
+    return lambda number: peer.run("ring", fibers, switches, DEPTHS[number % len(DEPTHS)])[0]
+
+
 def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
     """Rings of fibers, each of which switches to the next."""
     own, rivalled, hinted = kfiber(), kfiber("rival"), kfiber("hint")
@@ -99,14 +106,9 @@ def switch(passes: int, numbers: Sequence[int] = NUMBERS) -> Iterator[Row]:
         peers.WINE_FIBERS, peers.SWAPCONTEXT,
     )  # fmt: skip
 
-    def program(peer: Peer, fibers: int) -> Program:
-        # Three laps at least.
-        switches = max(int(SWITCHES * peer.share), 3 * fibers)
-        return lambda number: peer.run("ring", fibers, switches, DEPTHS[number % len(DEPTHS)])[0]
-
     figures = interleave(
         {
-            (peer, fibers): program(peer, fibers)
+            (peer, fibers): ring(peer, fibers)
             for fibers in numbers
             for peer in (own, rivalled, hinted, *others)
             if fibers <= peer.most
@@ -225,17 +227,9 @@ def windows(passes: int, numbers: Sequence[int] = FEW) -> Iterator[Row]:
     own = kfiber()
     wine = here(peers.WINE_FIBERS)
 
-    def program(peer: Peer, fibers: int) -> Program:
-        switches = max(int(SWITCHES * peer.share), 3 * fibers)
-        return lambda number: peer.run("ring", fibers, switches, DEPTHS[number % len(DEPTHS)])[0]
-
     numbers = [number for number in numbers if number in FEW]
     figures = interleave(
-        {
-            (peer, fibers): program(peer, fibers)
-            for fibers in numbers
-            for peer in (own, ours, *wine)
-        },
+        {(peer, fibers): ring(peer, fibers) for fibers in numbers for peer in (own, ours, *wine)},
         passes,
     )
     title = {own: "fiber_switch()", ours: "SwitchToFiber()"}

@@ -31,7 +31,7 @@ int owner_refusal(fiber_id_t id, uint64_t owner);
 /* Gives back somebody else's root fiber, whose thread may have doomed it. By its owner. */
 void root_release(struct fiber_cb *cb);
 
-/* The created fiber begins anew. By its owner. */
+/* The created fiber begins again. By its owner. */
 void fiber_reset(struct fiber_cb *cb);
 
 /* The root fiber is finished, by its owner: its stack is gone. */

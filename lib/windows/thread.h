@@ -15,7 +15,7 @@ struct windows_thread {
 	void *no_fiber;
 };
 
-/* Ask anew after a switch: the fiber may be on another thread. Kept from the optimizer for that. */
+/* Ask again after a switch: the fiber may be on another thread. Kept from the optimizer for that. */
 struct windows_thread *thread_self(void);
 
 /* Has the end of the calling thread noticed. An error number. */

@@ -75,7 +75,7 @@ def session(tmp_path):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         assert done.stderr == ""
         return done
