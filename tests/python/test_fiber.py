@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import pickle
 import sys
 import weakref
@@ -156,6 +157,41 @@ def test_frames_of_parked_fibers():
     assert names == ["inner", "outer"]
     assert main.frame.f_code is sys._getframe().f_code
     fiber.switch()
+
+
+def test_frames_of_a_fiber_that_runs_while_a_collection_comes_by():
+    """3.11 collects while it makes the objects of frames, and then the fiber may go on."""
+    main = kfiber.current()
+
+    def dive(level):
+        return dive(level - 1) if level else main.switch()
+
+    def other(level):
+        return other(level - 1) if level else main.switch()
+
+    def go_on(phase, information):
+        if fiber.state == "suspended":
+            fiber.switch()
+            # It takes the memory of the frames that are gone.
+            rival.switch()
+
+    for _ in range(10):
+        fiber, rival = Fiber(dive, 50), Fiber(other, 50)
+        fiber.switch()
+        threshold = gc.get_threshold()
+        gc.callbacks.append(go_on)
+        gc.set_threshold(1)
+        try:
+            frame = fiber.frame
+            while frame:
+                assert frame.f_code is dive.__code__
+                frame = frame.f_back
+        finally:
+            gc.set_threshold(*threshold)
+            gc.callbacks.remove(go_on)
+        for each in (fiber, rival):
+            if each.state == "suspended":
+                each.switch()
 
 
 def test_local_attributes_are_each_fibers_own():

@@ -265,7 +265,9 @@ def test_each_instant_shows_the_fiber_that_runs(when):
         ]
         roots = {each.parent_thread_id: each for each in fibers if not each.name}
         seen, inside, instants = set(), 0, 0
-        while instants < INSTANTS // 2:
+        named = {each.id for each in fibers if each.name}
+        # On a slow machine some of the fibers get their turn late.
+        while instants < INSTANTS // 2 or not named <= seen:
             with stop.stopped(pid):
                 threads = {
                     thread: struct.unpack("<27Q", stop.registers(thread))
@@ -288,7 +290,6 @@ def test_each_instant_shows_the_fiber_that_runs(when):
                 assert trace[8:] == span
                 seen |= {thread, fiber.id}
         print(f"{instants} instants, {inside} of them inside a change")
-        assert seen.issuperset(each.id for each in fibers if each.name)
         assert inside < instants // 2
 
 

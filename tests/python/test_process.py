@@ -251,6 +251,51 @@ def test_fork_leaves_other_threads_fibers_behind(python):
     )
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_leaves_those_behind_who_wait_for_a_fiber(python):
+    """Their stacks are other threads' in the child by the time when the fiber finishes."""
+    python(
+        """
+        import ctypes, os, threading, warnings, kfiber
+        warnings.simplefilter("ignore")
+        def wait():
+            ready.release()
+            fiber.join()
+        class Large(ctypes.Structure):
+            _fields_ = [("bytes", ctypes.c_char * 32768)]
+        def write():
+            # All of it is copied to the thread's stack.
+            ctypes.CDLL(None).getpid(Large(b"x" * 32768))
+        def run():
+            for _ in range(4):
+                waiters.append(threading.Thread(target=wait))
+                waiters[-1].start()
+                ready.acquire()
+            # Each sleeps: what it does before that takes no time.
+            for each in waiters:
+                path = f"/proc/self/task/{each.native_id}/stat"
+                while ") S" not in open(path).read():
+                    pass
+            child = os.fork()
+            if not child:
+                for _ in range(8):
+                    thread = threading.Thread(target=write)
+                    thread.start()
+                    thread.join()
+            return child
+        ready, waiters = threading.Semaphore(0), []
+        fiber = kfiber.Fiber(run)
+        child = fiber.switch()
+        assert fiber.join(), fiber
+        if not child:
+            os._exit(5)
+        for each in waiters:
+            each.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+        """
+    )
+
+
 def test_multiprocessing_forks_from_a_fiber(python):
     done = python(
         """

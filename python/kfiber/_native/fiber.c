@@ -720,7 +720,7 @@ static PyObject *get_frame(PyObject *op, void *unused)
 
 	(void)unused;
 	if (self->tstate && self->state != STATE_NEW)
-		frame = PyThreadState_GetFrame(self->tstate);
+		frame = interpreter_frame(self->tstate);
 	if (frame)
 		return (PyObject *)frame;
 	Py_RETURN_NONE;

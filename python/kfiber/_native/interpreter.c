@@ -1368,6 +1368,25 @@ int interpreter_visit(PyThreadState *state, visitproc visit, void *arg, bool *he
 	return frames_visit(state, visit, arg, held);
 }
 
+PyFrameObject *interpreter_frame(PyThreadState *state)
+{
+#if V311
+	int collects = PyGC_Disable();
+	PyFrameObject *top = PyThreadState_GetFrame(state), *frame = top, *back;
+
+	Py_XINCREF(frame);
+	for (; frame; frame = back) {
+		back = PyFrame_GetBack(frame);
+		Py_DECREF(frame);
+	}
+	if (collects)
+		PyGC_Enable();
+	return top;
+#else
+	return PyThreadState_GetFrame(state);
+#endif
+}
+
 /* --- exceptions ---------------------------------------------------------- */
 
 PyObject *interpreter_error_take(void)

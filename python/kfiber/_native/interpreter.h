@@ -63,6 +63,13 @@ bool interpreter_loop_changed(struct thread *thread);
 PyObject *interpreter_position(int *instruction);
 
 /*
+ * The frame that a state executes, or will when it goes on. New reference; NULL: none, or no memory. 3.11
+ * makes frame objects when they are asked for, and may collect within: meanwhile the fiber may run, and the
+ * frame be gone. So all are made here, without a collection, and `f_back` finds them made.
+ */
+PyFrameObject *interpreter_frame(PyThreadState *state);
+
+/*
  * Visits what a suspended fiber's thread state owns. Generators that run there are held: the collector
  * does not finalize them, since they cannot be closed while they run, and the fiber's own end
  * unwinds them. `held`: set if there are any.

@@ -8,7 +8,10 @@
 #include <errno.h>
 #include <pythread.h>
 
-/* On the stack of the fiber that waits. */
+/*
+ * Not on the stack of the fiber that waits: in the child of a fork() that stack may be another's
+ * by the time when the fiber finishes. What is lost with its thread is leaked there.
+ */
 struct waiter {
 	/* Held until the fiber has finished. */
 	PyThread_type_lock lock;
@@ -28,7 +31,26 @@ void waiters_wake(Fiber *self)
 	}
 }
 
-static void waiter_unlink(Fiber *self, struct waiter *waiter)
+/* NULL with an exception set. */
+static struct waiter *waiter_add(Fiber *self)
+{
+	struct waiter *waiter = PyMem_Malloc(sizeof(*waiter));
+	PyThread_type_lock lock = PyThread_allocate_lock();
+
+	if (!waiter || !lock) {
+		PyMem_Free(waiter);
+		if (lock)
+			PyThread_free_lock(lock);
+		PyErr_NoMemory();
+		return NULL;
+	}
+	PyThread_acquire_lock(lock, NOWAIT_LOCK);
+	*waiter = (struct waiter){ .lock = lock, .next = self->waiters };
+	self->waiters = waiter;
+	return waiter;
+}
+
+static void waiter_remove(Fiber *self, struct waiter *waiter)
 {
 	struct waiter **link = &self->waiters;
 
@@ -36,6 +58,8 @@ static void waiter_unlink(Fiber *self, struct waiter *waiter)
 		link = &(*link)->next;
 	if (*link)
 		*link = waiter->next;
+	PyThread_free_lock(waiter->lock);
+	PyMem_Free(waiter);
 }
 
 /* Microseconds on a clock that only goes forward. */
@@ -74,7 +98,7 @@ static int wait_for(Fiber *self, PyObject *timeout)
 {
 	double seconds = timeout == Py_None ? Py_HUGE_VAL : PyFloat_AsDouble(timeout);
 	struct thread *thread = thread_self();
-	struct waiter waiter;
+	struct waiter *waiter;
 	int err;
 
 	if (seconds == -1 && PyErr_Occurred())
@@ -91,17 +115,11 @@ static int wait_for(Fiber *self, PyObject *timeout)
 			     "to it", self);
 		return -1;
 	}
-	waiter.lock = PyThread_allocate_lock();
-	if (!waiter.lock) {
-		PyErr_NoMemory();
+	waiter = waiter_add(self);
+	if (!waiter)
 		return -1;
-	}
-	PyThread_acquire_lock(waiter.lock, NOWAIT_LOCK);
-	waiter.next = self->waiters;
-	self->waiters = &waiter;
-	err = sleep_until(self, waiter.lock, now() + seconds * 1e6);
-	waiter_unlink(self, &waiter);
-	PyThread_free_lock(waiter.lock);
+	err = sleep_until(self, waiter->lock, now() + seconds * 1e6);
+	waiter_remove(self, waiter);
 	return err ? -1 : self->state == STATE_FINISHED;
 }
 
