@@ -2,7 +2,7 @@
 /*
  * The seam between the API and what switches fibers.
  *
- * An engine makes, frees and switches fibers; their control words (fiber_cb.h)
+ * An engine makes, frees and switches fibers; their control blocks (fiber_cb.h)
  * are there for each engine. It knows nothing of keys, threads' ends and
  * exceptions: those are the library's. All functions return 0 or an error number,
  * touch no errno and give the errors that include/fiber.h promises for the
@@ -33,7 +33,7 @@ struct engine_fiber {
 };
 
 /* What is left of a fiber that cannot be found any more. */
-struct remains {
+struct detached {
 	/* Closed (fls.h), to be destroyed before the rest is freed, which they may point into. */
 	struct values *values;
 	/* The engine's. */
@@ -60,13 +60,13 @@ struct engine {
 
 	/* Without the lock, as all that follow. */
 	int (*convert)(unsigned int flags, fiber_id_t *id);
-	int (*revert)(struct remains *remains);
+	int (*revert)(struct detached *detached);
 	int (*create)(const struct engine_fiber *order, fiber_id_t *id);
-	int (*delete)(fiber_id_t id, struct remains *remains);
+	int (*delete)(fiber_id_t id, struct detached *detached);
 	/* After revert() or delete(): the memory. */
-	void (*free)(const struct remains *remains);
+	void (*free)(const struct detached *detached);
 
-	/* Finishes the calling thread's own fiber; may wait, and may give EINTR. */
+	/* Finishes the calling thread's root fiber; may wait, and may give EINTR. */
 	int (*retire)(void);
 	/* The thread has retired and left the stack of the fiber `thread.ending` for good. */
 	void (*leave)(void);

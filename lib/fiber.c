@@ -126,12 +126,12 @@ const char *fiber_engine(void)
 }
 
 /* What engine->delete() or revert() took away. The stack last: values may point into it. */
-static void reap(const struct engine *engine, fiber_id_t id, const struct remains *remains)
+static void reap(const struct engine *engine, fiber_id_t id, const struct detached *detached)
 {
 	observer_ended(id);
-	if (remains->values)
-		values_destroy(remains->values);
-	engine->free(remains);
+	if (detached->values)
+		values_destroy(detached->values);
+	engine->free(detached);
 }
 
 /*
@@ -175,7 +175,7 @@ static void end_fiber(void)
 	destroy_values(cb);
 	if (cb->resumer)
 		switch_end(cb->resumer);
-	switch_end(thread_self()->own_id);
+	switch_end(thread_self()->root_id);
 	atomic_fetch_or(&cb->flags, CB_ENDS);
 }
 
@@ -185,15 +185,15 @@ static void leave_fiber(void)
 	const struct engine *engine = engine_current();
 	struct fiber_cb *cb = thread_cb();
 	struct thread *self = thread_self();
-	struct remains remains;
+	struct detached detached;
 
 	if (!cb)
 		return;		/* done already, or a forked child, where this is only a stack */
 	while (engine->retire() == EINTR)
 		;
 	/* Maybe somebody else has deleted it since. */
-	if (!engine->delete(self->own_id, &remains))
-		reap(engine, self->own_id, &remains);
+	if (!engine->delete(self->root_id, &detached))
+		reap(engine, self->root_id, &detached);
 	destroy_values(cb);
 	observer_switched(thread_fiber(), 0);
 	if (otel_travels())
@@ -215,7 +215,9 @@ static void end_thread(void)
 	}
 }
 
-static const struct thread_exit fiber_exit = { .returned = end_fiber, .leave = leave_fiber, .end = end_thread };
+static const struct thread_exit fiber_exit = {
+	.returned = end_fiber, .leave = leave_fiber, .end = end_thread
+};
 
 int fiber_convert(unsigned int flags, fiber_id_t *id)
 {
@@ -249,15 +251,15 @@ int fiber_revert(void)
 {
 	const struct engine *engine = engine_current();
 	fiber_id_t id = thread_fiber();
-	struct remains remains;
+	struct detached detached;
 	int err;
 
-	err = engine ? engine->revert(&remains) : EPERM;
+	err = engine ? engine->revert(&detached) : EPERM;
 	if (!err) {
 		observer_switched(id, 0);
 		if (otel_travels())
 			otel_switched(id, 0);
-		reap(engine, id, &remains);
+		reap(engine, id, &detached);
 		overflow_detach();
 	}
 	return err;
@@ -396,7 +398,7 @@ static int delete_self(struct fiber_cb *cb)
 {
 	const struct stack stack = fiber_cb_stack(cb);
 
-	if (cb->home)
+	if (cb->root_of)
 		return EPERM;
 	if (thread_self()->ending) {
 		/* A destructor of the thread, which is off the fiber's stack. */
@@ -415,14 +417,14 @@ static int delete_self(struct fiber_cb *cb)
 int fiber_delete(fiber_id_t id)
 {
 	const struct engine *engine = engine_current();
-	struct remains remains;
+	struct detached detached;
 	int err;
 
 	if (id && id == thread_fiber())
 		return delete_self(fiber_cb_at(id));
-	err = engine ? engine->delete(id, &remains) : ESRCH;
+	err = engine ? engine->delete(id, &detached) : ESRCH;
 	if (!err)
-		reap(engine, id, &remains);
+		reap(engine, id, &detached);
 	return err;
 }
 
@@ -598,7 +600,7 @@ int fiber_stack_used(fiber_id_t id, size_t *bytes)
 	err = cb ? 0 : ESRCH;
 	if (cb) {
 		stack = fiber_cb_stack(cb);
-		if (cb->home || !stack.start)
+		if (cb->root_of || !stack.start)
 			err = EINVAL;
 		else
 			*bytes = stack_used(&stack);

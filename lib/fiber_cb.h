@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Control words of each fiber: who owns it, where it goes on, and what is the
+ * The control block of each fiber: who owns it, where it goes on, and what is the
  * library's of it. One a slot, in private memory, never moved or freed.
  *
  * Ownership is one word: the generation of the id, and in its low bits
@@ -9,9 +9,10 @@
  *	OWNER_FREE		suspended or new; whoever changes it owns the fiber
  *	1, 2, ...		the number of the thread that runs it, or that has
  *				left it but not saved it yet
- *	... | OWNER_DOOMED	the same, and the thread whose own fiber it is waits
+ *	... | OWNER_EXIT_PENDING
+ *				the same, and the thread whose root fiber it is waits
  *				for it to be left
- *	OWNER_FINISHED		a thread's own fiber whose thread has ended
+ *	OWNER_FINISHED		a root fiber whose thread has ended
  *	OWNER_DELETED		nobody finds it any more, and its last owner clears up
  *
  * Taking a fiber compares all of it, so a stale id never enters a new tenant.
@@ -29,13 +30,13 @@
 #define OWNER_FREE	OWNER_MASK
 #define OWNER_FINISHED	(OWNER_MASK - 1)
 #define OWNER_DELETED	(OWNER_MASK - 2)
-#define OWNER_DOOMED	(CB_SLOTS / 2)
+#define OWNER_EXIT_PENDING	(CB_SLOTS / 2)
 
 /* For switch_x86_64.S, asserted below. */
 #define CB_SHIFT	6
 #define CB_OWNER	0
 #define CB_SP	8
-#define CB_HOME	16	/* 16 bits */
+#define CB_ROOT_OF	16	/* 16 bits */
 #define CB_PAGES	20
 #define CB_STACK	24
 #define CB_ENTRY	32
@@ -66,11 +67,11 @@ struct fiber_cb {
 	 * there is nothing). Of a free one: the next free one.
 	 */
 	void *sp;
-	/* The thread that it is (any number with engine `kernel`); 0: it was created; or CB_LEFT. */
-	uint16_t home;
+	/* The thread whose root fiber it is (any number with engine `kernel`); 0: it was created; or CB_LEFT. */
+	uint16_t root_of;
 	/* The gap below its stack. */
 	uint16_t guard_pages;
-	/* Its stack; of a thread's own one what is known of the thread's. Free ones may keep theirs. */
+	/* Its stack; of a root fiber what is known of its thread's. Free ones may keep theirs. */
 	uint32_t stack_pages;
 	char *stack_start;
 	/* As created, to begin again; with the FP control registers below. */
@@ -95,7 +96,7 @@ struct fiber_cb {
 /* fiber_set_data() was called; before, its data is `arg`. */
 #define CB_DATA		(1u << 3)
 
-/* In `home`, while the last switch away from a fiber that ends has it released by user_release(). */
+/* In `root_of`, while the last switch away from a fiber that ends has it released by user_release(). */
 #define CB_LEFT		UINT16_MAX
 
 /* What only some fibers have. By slot, too, so that the others' memory is never touched. */
@@ -116,7 +117,7 @@ struct fiber_extra {
 _Static_assert(sizeof(struct fiber_cb) == 1 << CB_SHIFT, "one cache line");
 _Static_assert(offsetof(struct fiber_cb, owner) == CB_OWNER, "");
 _Static_assert(offsetof(struct fiber_cb, sp) == CB_SP, "");
-_Static_assert(offsetof(struct fiber_cb, home) == CB_HOME, "");
+_Static_assert(offsetof(struct fiber_cb, root_of) == CB_ROOT_OF, "");
 _Static_assert(offsetof(struct fiber_cb, stack_pages) == CB_PAGES, "");
 _Static_assert(offsetof(struct fiber_cb, stack_start) == CB_STACK, "");
 _Static_assert(offsetof(struct fiber_cb, entry) == CB_ENTRY, "");

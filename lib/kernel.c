@@ -59,34 +59,34 @@ static void fiber_cb_publish(fiber_id_t id, const struct stack *stack)
 {
 	struct fiber_cb *cb = fiber_cb_at(id);
 
-	cb->home = !stack;
+	cb->root_of = !stack;
 	fiber_cb_set_stack(cb, stack);
 	atomic_store_explicit(&cb->owner, GENERATION(id) | OWNER_FREE, memory_order_release);
 	fiber_cb_used(fiber_cb_slot(cb) + 1);
 }
 
-static void fiber_cb_end(struct fiber_cb *cb, struct remains *remains)
+static void fiber_cb_end(struct fiber_cb *cb, struct detached *detached)
 {
-	*remains = (struct remains) {
+	*detached = (struct detached) {
 		.values = atomic_exchange(&fiber_extra(cb)->values, NULL),
 		.stack = fiber_cb_stack(cb),
 	};
 	atomic_store_explicit(&cb->owner, OWNER_NONE, memory_order_relaxed);
-	values_close(remains->values);
+	values_close(detached->values);
 }
 
-static void kernel_free(const struct remains *remains)
+static void kernel_free(const struct detached *detached)
 {
 	struct lock_state state;
 
-	if (!remains->stack.start)
+	if (!detached->stack.start)
 		return;
-	if (stack_is_own(&remains->stack)) {
-		stack_return(&remains->stack);
+	if (stack_is_own(&detached->stack)) {
+		stack_return(&detached->stack);
 		return;
 	}
 	lock_take(&state);
-	stack_free(&remains->stack);
+	stack_free(&detached->stack);
 	lock_drop(&state);
 }
 
@@ -110,18 +110,18 @@ static void kernel_leave(void)
 /* Deletes a fiber that has ended. EBUSY: its thread is not gone, or another one has resumed it. */
 static int delete_ended(fiber_id_t id)
 {
-	struct remains remains;
+	struct detached detached;
 	struct lock_state state;
 	int err;
 
 	lock_take(&state);
 	err = device_request(FIBER_IOC_DELETE, id);
 	if (!err)
-		fiber_cb_end(fiber_cb_at(id), &remains);
+		fiber_cb_end(fiber_cb_at(id), &detached);
 	lock_drop(&state);
 	if (!err) {
 		observer_ended(id);
-		kernel_free(&remains);
+		kernel_free(&detached);
 	}
 	return err;
 }
@@ -170,13 +170,13 @@ static int kernel_convert(unsigned int flags, fiber_id_t *id)
 		fiber_cb_begin(fiber_cb_at(argument.id), NULL, NULL, 0);
 		fiber_cb_publish(argument.id, NULL);
 		*id = argument.id;
-		thread_self()->current_id = thread_self()->own_id = *id;
+		thread_self()->current_id = thread_self()->root_id = *id;
 	}
 	lock_drop(&state);
 	return err;
 }
 
-static int kernel_revert(struct remains *remains)
+static int kernel_revert(struct detached *detached)
 {
 	fiber_id_t id = thread_fiber();
 	struct lock_state state;
@@ -187,7 +187,7 @@ static int kernel_revert(struct remains *remains)
 	lock_take(&state);
 	err = device_request(FIBER_IOC_REVERT, 0);
 	if (!err) {
-		fiber_cb_end(fiber_cb_at(id), remains);
+		fiber_cb_end(fiber_cb_at(id), detached);
 		thread_self()->current_id = 0;
 	}
 	lock_drop(&state);
@@ -255,7 +255,7 @@ unlock:
 	return err;
 }
 
-static int kernel_delete(fiber_id_t id, struct remains *remains)
+static int kernel_delete(fiber_id_t id, struct detached *detached)
 {
 	struct fiber_cb *cb;
 	struct lock_state state;
@@ -266,7 +266,7 @@ static int kernel_delete(fiber_id_t id, struct remains *remains)
 	if (cb)
 		err = device_request(FIBER_IOC_DELETE, id);
 	if (!err)
-		fiber_cb_end(cb, remains);
+		fiber_cb_end(cb, detached);
 	lock_drop(&state);
 	return err;
 }

@@ -89,7 +89,7 @@ static void on_fault(int number, siginfo_t *info, void *context)
 	/* A fault, not a signal that somebody sent. */
 	if (info->si_code > 0 && id) {
 		stack = fiber_cb_stack(fiber_cb_at(id));
-		if (!fiber_cb_at(id)->home && stack.start && !stack_is_own(&stack) &&
+		if (!fiber_cb_at(id)->root_of && stack.start && !stack_is_own(&stack) &&
 		    (uintptr_t)info->si_addr - (uintptr_t)stack_guard(&stack) < stack.guard)
 			report(id, &stack);
 	}

@@ -92,16 +92,16 @@ void sanitizer_reset(struct fiber_cb *cb)
 	if (__tsan_acquire)
 		__tsan_acquire(cb);
 	/* Frames that were left for good, which the next fiber has its own in. */
-	if (__asan_unpoison_memory_region && !cb->home)
+	if (__asan_unpoison_memory_region && !cb->root_of)
 		__asan_unpoison_memory_region(stack.start, stack.size);
 	if (fakes) {
 		fake = atomic_exchange(&fakes[fiber_cb_slot(cb)], NULL);
-		if (fake && !cb->home)
+		if (fake && !cb->root_of)
 			drop_fake(&stack, fake);
 	}
 	if (contexts) {
 		context = atomic_exchange(&contexts[fiber_cb_slot(cb)], NULL);
-		if (context && !cb->home)
+		if (context && !cb->root_of)
 			__tsan_destroy_fiber(context);
 	}
 	if (__tsan_release)
@@ -109,7 +109,7 @@ void sanitizer_reset(struct fiber_cb *cb)
 	if (!checker_valgrind)
 		return;
 	ANNOTATE_HAPPENS_AFTER(cb);
-	if (!cb->home) {
+	if (!cb->root_of) {
 		VALGRIND_MAKE_MEM_UNDEFINED(stack.start, stack.size);
 		VALGRIND_HG_ENABLE_CHECKING(stack.start, stack.size);
 	}
@@ -121,9 +121,9 @@ void sanitizer_forget(struct fiber_cb *cb)
 	const struct stack stack = fiber_cb_stack(cb);
 
 	sanitizer_reset(cb);
-	if (__lsan_unregister_root_region && !cb->home)
+	if (__lsan_unregister_root_region && !cb->root_of)
 		__lsan_unregister_root_region(stack.start, stack.size);
-	if (checker_valgrind && !cb->home)
+	if (checker_valgrind && !cb->root_of)
 		VALGRIND_STACK_DEREGISTER(fiber_extra(cb)->valgrind_stack);
 }
 
@@ -180,7 +180,7 @@ __attribute__((no_sanitize("thread"))) void *sanitizer_leave(struct fiber_cb *fr
 		ANNOTATE_HAPPENS_AFTER(to);
 	}
 	if (__sanitizer_start_switch_fiber)
-		__sanitizer_start_switch_fiber(from->home == CB_LEFT ? NULL : &save, stack.start,
+		__sanitizer_start_switch_fiber(from->root_of == CB_LEFT ? NULL : &save, stack.start,
 					       stack.size);
 	if (fakes) {
 		fakes[fiber_cb_slot(from)] = save;

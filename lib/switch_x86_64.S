@@ -171,9 +171,9 @@ switch_ioctl:
 	movq	CB_SP(%rdx), %rsp
 
 	/* On the other side: the one left is saved, and free. */
-	cmpw	$0, CB_HOME(%rsi)
+	cmpw	$0, CB_ROOT_OF(%rsi)
 	je	1f
-	movzwl	CB_HOME(%rsi), %ecx
+	movzwl	CB_ROOT_OF(%rsi), %ecx
 	cmpl	%ecx, THREAD_NUMBER(%r11)
 	jne	.Lrelease_rarely_\way
 1:	movq	%rax, CB_OWNER(%rsi)
@@ -216,7 +216,7 @@ switch_ioctl:
 	jmp	.Lrun_\way
 1:	xorl	%ecx, %ecx
 	jmp	.Lrun_\way
-	/* Somebody else's own one: that thread may wait for it. All that is needed later is on stacks. */
+	/* Somebody else's root fiber: that thread may wait for it. All that is needed later is on stacks. */
 .Lrelease_rarely_\way:
 	movq	%rsi, %rdi
 	movq	%r11, %rbx
@@ -236,9 +236,9 @@ switch_ioctl:
 .Lrivals_\way:
 	lock cmpxchgq	%rcx, CB_OWNER(%rdx)
 	jne	user_refused
-	cmpw	$0, CB_HOME(%rdx)
+	cmpw	$0, CB_ROOT_OF(%rdx)
 	je	.Lowned_\way
-	movzwl	CB_HOME(%rdx), %eax
+	movzwl	CB_ROOT_OF(%rdx), %eax
 	cmpl	%eax, THREAD_NUMBER(%r11)
 	je	.Lowned_\way
 	movq	%rdi, %rsi

@@ -49,7 +49,7 @@ struct thread {
 	/* The fiber that it runs; 0: the thread is none. */
 	uint64_t current_id;
 
-	/* From here to `spare_pages` all is 0 unless user mode switches, but for thread_nobody. */
+	/* From here to `free_pages` all is 0 unless user mode switches, but for thread_nobody. */
 	struct fiber_cb *current;
 	struct fiber_slot *slot;
 	/* Its own entries of the table. */
@@ -69,14 +69,14 @@ struct thread {
 	/* Where its otel_thread_ctx_v1 is; NULL: not known yet, or there is none. */
 	void **otel;
 
-	/* The fiber that it is; NULL once it is finished. */
-	struct fiber_cb *own;
+	/* Its root fiber; NULL once that is finished. */
+	struct fiber_cb *root;
 	/* Free fibers with their stacks, for the next ones. */
-	struct fiber_cb *spare;
-	unsigned int spares;
-	size_t spare_pages;	/* of their stacks */
-	/* The id of the fiber that it is, or was. */
-	uint64_t own_id;
+	struct fiber_cb *free_list;
+	unsigned int free_count;
+	size_t free_pages;	/* of their stacks */
+	/* The id of its root fiber, also after that. */
+	uint64_t root_id;
 	/* With engine `kernel`, while it is busy in a switch: the fiber switched to, and switch.h. */
 	uint64_t next_id;
 	void *next_value;
@@ -98,8 +98,8 @@ _Static_assert(offsetof(struct thread, number) == THREAD_NUMBER, "");
 _Static_assert(offsetof(struct thread, exceptions) == THREAD_EXCEPTIONS, "");
 _Static_assert(offsetof(struct thread, generation) == THREAD_GENERATION, "");
 _Static_assert(offsetof(struct thread, otel) == THREAD_OTEL, "");
-_Static_assert(FIBER_THREAD_AREAS < OWNER_DOOMED, "threads fit an owner word");
-_Static_assert(FIBER_THREAD_AREAS <= CB_LEFT, "and fiber_cb.home");
+_Static_assert(FIBER_THREAD_AREAS < OWNER_EXIT_PENDING, "threads fit an owner word");
+_Static_assert(FIBER_THREAD_AREAS <= CB_LEFT, "and fiber_cb.root_of");
 
 /* What a thread runs that is no fiber: it has no stack, so that nothing is on it. */
 extern struct fiber_cb thread_nobody __attribute__((visibility("hidden")));

@@ -93,7 +93,7 @@ int fiber_unwind(fiber_id_t id)
 		return EPERM;
 	lock_take(&state);
 	cb = fiber_cb_find(id);
-	err = !cb ? ESRCH : cb->home ? EPERM : 0;
+	err = !cb ? ESRCH : cb->root_of ? EPERM : 0;
 	lock_drop(&state);
 	if (!err)
 		err = switch_detour(id, NULL, SWITCH_UNWINDS);

@@ -16,26 +16,26 @@
  * So many free fibers with their stacks a thread keeps to itself, whose stacks count as
  * in stack.c; half of them go at a time.
  */
-#define SPARES		64
-#define SPARE_PAGES	(((size_t)16 << 20) / STACK_PAGE)
+#define FREE_MAX		64
+#define FREE_PAGES_MAX	(((size_t)16 << 20) / STACK_PAGE)
 
-void spares_give(struct thread *self, unsigned int keep)
+void free_list_trim(struct thread *self, unsigned int keep)
 {
 	struct lock_state state;
 
 	lock_take(&state);
-	while (self->spares > keep) {
-		struct fiber_cb *cb = self->spare;
+	while (self->free_count > keep) {
+		struct fiber_cb *cb = self->free_list;
 
-		self->spare = cb->sp;
-		self->spares--;
-		self->spare_pages -= cb->stack_pages;
+		self->free_list = cb->sp;
+		self->free_count--;
+		self->free_pages -= cb->stack_pages;
 		fiber_cb_give(cb);
 	}
 	lock_drop(&state);
 }
 
-void fiber_detach(struct fiber_cb *cb, struct remains *remains)
+void fiber_detach(struct fiber_cb *cb, struct detached *detached)
 {
 	struct fiber_extra *extra = fiber_extra_used(cb);
 	struct values *values = extra ? atomic_load(&extra->values) : NULL;
@@ -50,25 +50,25 @@ void fiber_detach(struct fiber_cb *cb, struct remains *remains)
 	} else {
 		lock_wait();
 	}
-	remains->values = values;
-	remains->cb = cb;
-	remains->owner = atomic_load_explicit(&cb->owner, memory_order_relaxed);
+	detached->values = values;
+	detached->cb = cb;
+	detached->owner = atomic_load_explicit(&cb->owner, memory_order_relaxed);
 }
 
 /* A free fiber with such a stack. */
 static int fiber_take(struct thread *self, const struct engine_fiber *order,
 		      struct fiber_cb **taken)
 {
-	struct fiber_cb *cb = self->spare;
+	struct fiber_cb *cb = self->free_list;
 	struct lock_state state;
 	struct stack stack;
 	int err;
 
 	if (cb && !order->stack.start && cb->stack_pages == order->stack_size / STACK_PAGE &&
 	    cb->guard_pages == order->guard_size / STACK_PAGE) {
-		self->spare = cb->sp;
-		self->spares--;
-		self->spare_pages -= cb->stack_pages;
+		self->free_list = cb->sp;
+		self->free_count--;
+		self->free_pages -= cb->stack_pages;
 		*taken = cb;
 		return 0;
 	}
@@ -83,7 +83,7 @@ static int fiber_take(struct thread *self, const struct engine_fiber *order,
 		fiber_cb_give(cb);
 		goto unlock;
 	}
-	cb->home = 0;
+	cb->root_of = 0;
 	fiber_cb_set_stack(cb, &stack);
 	*taken = cb;
 unlock:
@@ -121,7 +121,7 @@ idle:
 	return err;
 }
 
-int user_delete(fiber_id_t id, struct remains *remains)
+int user_delete(fiber_id_t id, struct detached *detached)
 {
 	struct fiber_cb *cb;
 	uint64_t owner, busy;
@@ -142,9 +142,9 @@ int user_delete(fiber_id_t id, struct remains *remains)
 				continue;
 			}
 			err = owner_refusal(id, owner);
-		} else if (word == OWNER_FREE && cb->home) {
+		} else if (word == OWNER_FREE && cb->root_of) {
 			uint64_t before = owner;
-			bool gone = thread_gone(cb->home);
+			bool gone = thread_gone(cb->root_of);
 
 			/* The fiber's own home only if it has been there all the time. */
 			owner = atomic_load(&cb->owner);
@@ -159,14 +159,14 @@ int user_delete(fiber_id_t id, struct remains *remains)
 		if (owner_change(cb, &owner, GENERATION(id) | OWNER_DELETED))
 			break;
 	}
-	fiber_detach(cb, remains);
+	fiber_detach(cb, detached);
 	thread_idle(busy);
 	return 0;
 }
 
-void user_free(const struct remains *remains)
+void user_free(const struct detached *detached)
 {
-	struct fiber_cb *cb = remains->cb;
+	struct fiber_cb *cb = detached->cb;
 	uint64_t busy = thread_busy();
 	struct thread *self = thread_self();
 	struct lock_state state;
@@ -174,7 +174,7 @@ void user_free(const struct remains *remains)
 	bool own_stack;
 
 	/* A destructor forked, and in the child all that was on its way out is free already. */
-	if (atomic_load(&cb->owner) != remains->owner) {
+	if (atomic_load(&cb->owner) != detached->owner) {
 		thread_idle(busy);
 		return;
 	}
@@ -187,15 +187,15 @@ void user_free(const struct remains *remains)
 	atomic_store_explicit(&cb->owner, GENERATION(id_of(cb)) + CB_SLOTS,
 			      memory_order_release);
 	stack = fiber_cb_stack(cb);
-	own_stack = stack.start && !cb->home && stack_is_own(&stack);
-	if (self->number && !cb->home && !own_stack && cb->stack_pages <= SPARE_PAGES / 2) {
-		while (self->spares == SPARES ||
-		       self->spare_pages + cb->stack_pages > SPARE_PAGES)
-			spares_give(self, self->spares / 2);
-		cb->sp = self->spare;
-		self->spare = cb;
-		self->spares++;
-		self->spare_pages += cb->stack_pages;
+	own_stack = stack.start && !cb->root_of && stack_is_own(&stack);
+	if (self->number && !cb->root_of && !own_stack && cb->stack_pages <= FREE_PAGES_MAX / 2) {
+		while (self->free_count == FREE_MAX ||
+		       self->free_pages + cb->stack_pages > FREE_PAGES_MAX)
+			free_list_trim(self, self->free_count / 2);
+		cb->sp = self->free_list;
+		self->free_list = cb;
+		self->free_count++;
+		self->free_pages += cb->stack_pages;
 	} else {
 		lock_take(&state);
 		fiber_cb_give(cb);

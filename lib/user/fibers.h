@@ -8,13 +8,13 @@
 #include "thread.h"
 
 int user_create(const struct engine_fiber *order, fiber_id_t *id);
-int user_delete(fiber_id_t id, struct remains *remains);
-void user_free(const struct remains *remains);
+int user_delete(fiber_id_t id, struct detached *detached);
+void user_free(const struct detached *detached);
 
-/* The calling thread's spare fibers go, down to that many. */
-void spares_give(struct thread *self, unsigned int keep);
+/* Frees what the calling thread keeps, down to that many. */
+void free_list_trim(struct thread *self, unsigned int keep);
 
 /* Nobody finds it any more: what is left of it. By its owner, who made it OWNER_DELETED. */
-void fiber_detach(struct fiber_cb *cb, struct remains *remains);
+void fiber_detach(struct fiber_cb *cb, struct detached *detached);
 
 #endif /* LIBFIBER_USER_FIBERS_H */

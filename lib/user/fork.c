@@ -21,15 +21,15 @@ void user_child(void)
 	if (backing->fork_child)
 		backing = backing->fork_child((uint32_t)self->number);
 	sole_child(self->number != 0);
-	self->spare = NULL;
-	self->spares = 0;
-	self->spare_pages = 0;
+	self->free_list = NULL;
+	self->free_count = 0;
+	self->free_pages = 0;
 	for (slot = 1; slot < table.head->slots_used; slot++) {
 		struct fiber_cb *cb = &fiber_cbs[slot];
 		uint64_t owner = atomic_load(&cb->owner), word = owner & OWNER_MASK;
 
 		/* Free, and as fiber_cb_give() left it: writing to it would copy its page. */
-		if (word == OWNER_NONE && !cb->stack_start && !cb->home)
+		if (word == OWNER_NONE && !cb->stack_start && !cb->root_of)
 			continue;
 		if (word == OWNER_NONE || word == OWNER_DELETED) {
 			atomic_store(&cb->owner, word == OWNER_NONE ? owner :
@@ -42,10 +42,10 @@ void user_child(void)
 		}
 		if (word == OWNER_FINISHED)
 			continue;
-		if (cb->home == CB_LEFT)
-			cb->home = 0;
-		if (word == OWNER_FREE ? !cb->home || cb->home == self->number :
-					 (word & ~(uint64_t)OWNER_DOOMED) == self->number)
+		if (cb->root_of == CB_LEFT)
+			cb->root_of = 0;
+		if (word == OWNER_FREE ? !cb->root_of || cb->root_of == self->number :
+					 (word & ~(uint64_t)OWNER_EXIT_PENDING) == self->number)
 			continue;
 		/* No destructors, as for the thread-specific values of threads that are not here. */
 		if (fiber_extra_used(cb))

@@ -72,7 +72,7 @@ void root_release(struct fiber_cb *cb)
 {
 	uint64_t owner = atomic_load_explicit(&cb->owner, memory_order_relaxed);
 
-	if (!(owner & OWNER_DOOMED) &&
+	if (!(owner & OWNER_EXIT_PENDING) &&
 	    atomic_compare_exchange_strong(&cb->owner, &owner,
 					   GENERATION(owner) | OWNER_FREE))
 		return;
@@ -110,8 +110,8 @@ void thread_reap(uint32_t number)
 	while ((cb = fiber_cb_next(&slot))) {
 		uint64_t owner = atomic_load(&cb->owner), word = owner & OWNER_MASK;
 
-		if ((word & ~(uint64_t)OWNER_DOOMED) == number) {
-			if (cb->home) {
+		if ((word & ~(uint64_t)OWNER_EXIT_PENDING) == number) {
+			if (cb->root_of) {
 				fiber_finish(cb);
 			} else {
 				fiber_reset(cb);
@@ -119,11 +119,11 @@ void thread_reap(uint32_t number)
 			}
 			continue;
 		}
-		/* Finished, or doomed by whoever has it: never both alive and forgotten. */
-		while (cb->home == number && (word == OWNER_FREE || word < FIBER_THREAD_AREAS) &&
+		/* Finished, or its exit is pending with whoever has it: never both alive and forgotten. */
+		while (cb->root_of == number && (word == OWNER_FREE || word < FIBER_THREAD_AREAS) &&
 		       word != OWNER_NONE) {
 			uint64_t next = word == OWNER_FREE ? GENERATION(owner) | OWNER_FINISHED :
-							     owner | OWNER_DOOMED;
+							     owner | OWNER_EXIT_PENDING;
 
 			if (atomic_compare_exchange_strong(&cb->owner, &owner, next)) {
 				if (word == OWNER_FREE)
@@ -154,5 +154,5 @@ bool owner_gone(uint64_t owner)
 {
 	uint64_t word = owner & OWNER_MASK;
 
-	return word < OWNER_DELETED && thread_gone(word & ~(uint64_t)OWNER_DOOMED);
+	return word < OWNER_DELETED && thread_gone(word & ~(uint64_t)OWNER_EXIT_PENDING);
 }

@@ -28,7 +28,7 @@ int owner_futex(_Atomic uint64_t *word, int operation, uint32_t value,
 /* Why a fiber cannot be taken, by the word that was found. */
 int owner_refusal(fiber_id_t id, uint64_t owner);
 
-/* Gives back somebody else's root fiber, whose thread may have doomed it. By its owner. */
+/* Gives back somebody else's root fiber, whose thread's exit may be pending. By its owner. */
 void root_release(struct fiber_cb *cb);
 
 /* The created fiber begins again. By its owner. */

@@ -41,11 +41,11 @@ void fiber_cb_give(struct fiber_cb *cb)
 {
 	const struct stack stack = fiber_cb_stack(cb);
 
-	if (stack.start && !cb->home && !stack_is_own(&stack))
+	if (stack.start && !cb->root_of && !stack_is_own(&stack))
 		stack_free(&stack);
 	/* So that a forked child can tell it from those that a thread keeps. */
 	fiber_cb_set_stack(cb, NULL);
-	cb->home = 0;
+	cb->root_of = 0;
 	cb->sp = free_cbs;
 	free_cbs = cb;
 }

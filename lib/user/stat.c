@@ -119,7 +119,7 @@ int user_get_stat(fiber_id_t id, struct fiber_stat *stat)
 		return ESRCH;
 	cb = fiber_cb_at(id);
 	owner_gone(atomic_load(&cb->owner));
-	thread_gone(cb->home);
+	thread_gone(cb->root_of);
 	lock_take(&state);
 	cb = fiber_cb_find(id);
 	if (!cb)

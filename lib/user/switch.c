@@ -38,7 +38,7 @@ static void begin_watched(void *cb)
 static int go_on(struct fiber_cb *to, fiber_id_t id, void *value, unsigned int kind)
 {
 	struct thread *self = thread_self();
-	uint32_t home = to->home;
+	uint32_t home = to->root_of;
 	struct fiber_cb *from = self->current;
 	bool before;
 	void *left;
@@ -55,7 +55,7 @@ static int go_on(struct fiber_cb *to, fiber_id_t id, void *value, unsigned int k
 	} else if (home != self->number &&
 		   (table_thread_is_dead(home) ||
 		    (atomic_load(&to->owner) & OWNER_MASK) != self->number)) {
-		/* Or it had ended, and somebody doomed this one meanwhile. */
+		/* Or it had ended, and this one's exit became pending meanwhile. */
 		fiber_finish(to);
 		thread_idle(0);
 		thread_gone(home);
@@ -68,7 +68,7 @@ static int go_on(struct fiber_cb *to, fiber_id_t id, void *value, unsigned int k
 	if (otel_travels())
 		otel_switched(self->current_id, id);
 	if (kind & SWITCH_ENDS)
-		from->home = CB_LEFT;
+		from->root_of = CB_LEFT;
 	if (!sanitizer_watches())
 		return switch_taken(to, id);
 	before = switch_mark(from);
@@ -166,22 +166,22 @@ int user_refused(fiber_id_t id)
 static void free_ended(struct fiber_cb *cb)
 {
 	fiber_id_t id = id_of(cb);
-	struct remains remains;
+	struct detached detached;
 
-	cb->home = 0;
+	cb->root_of = 0;
 	atomic_exchange(&cb->owner, GENERATION(id) | OWNER_DELETED);
-	fiber_detach(cb, &remains);
+	fiber_detach(cb, &detached);
 	observer_ended(id);
-	user_free(&remains);
+	user_free(&detached);
 }
 
 /*
  * The calling thread has left and saved a fiber that ends, or somebody else's root fiber, whose
- * thread may have doomed it meanwhile.
+ * thread's exit may have become pending meanwhile.
  */
 void user_release(struct fiber_cb *cb)
 {
-	if (cb->home == CB_LEFT)
+	if (cb->root_of == CB_LEFT)
 		free_ended(cb);
 	else
 		root_release(cb);

@@ -92,7 +92,7 @@ int user_convert(unsigned int flags, fiber_id_t *id)
 	fiber_cb_set_stack(cb, &stack);
 	sanitizer_convert(cb);
 	fiber_cb_begin(cb, NULL, NULL, 0);
-	cb->home = (uint16_t)number;
+	cb->root_of = (uint16_t)number;
 	*id = id_of(cb);
 	slot = slot_of(cb);
 	slot->parent = table.areas[number].tid;
@@ -108,8 +108,8 @@ int user_convert(unsigned int flags, fiber_id_t *id)
 	self->area = &table.areas[number];
 	self->area->fiber = *id;
 	area_begin(self->area, slot->last_switch);
-	self->own = cb;
-	self->own_id = *id;
+	self->root = cb;
+	self->root_id = *id;
 	self->current = cb;
 	self->current_id = *id;
 unlock:
@@ -122,24 +122,24 @@ static void thread_leave(struct thread *self)
 {
 	struct lock_state state;
 
-	spares_give(self, 0);
+	free_list_trim(self, 0);
 	lock_take(&state);
 	area_give((uint32_t)self->number);
 	self->number = 0;
 	self->current_id = 0;
 	self->current = &thread_nobody;
-	self->own = self->ending = NULL;
+	self->root = self->ending = NULL;
 	self->slot = NULL;
 	self->area = NULL;
 	lock_drop(&state);
 }
 
-int user_revert(struct remains *remains)
+int user_revert(struct detached *detached)
 {
 	/* A switch in a handler would leave from a thread that is no fiber. */
 	uint64_t busy = thread_busy();
 	struct thread *self = thread_self();
-	struct fiber_cb *cb = self->own;
+	struct fiber_cb *cb = self->root;
 
 	if (!self->number || self->current != cb) {
 		int err = self->number ? EINVAL : EPERM;
@@ -149,18 +149,18 @@ int user_revert(struct remains *remains)
 	}
 	atomic_exchange(&cb->owner, GENERATION(id_of(cb)) | OWNER_DELETED);
 	thread_leave(self);
-	fiber_detach(cb, remains);
+	fiber_detach(cb, detached);
 	thread_idle(busy);
 	return 0;
 }
 
-/* Waits while another thread runs the own fiber. It may be called again. */
+/* Waits while another thread runs the root fiber. It may be called again. */
 int user_retire(void)
 {
 	/* A thread that vanishes wakes nobody. */
 	const struct timespec patience = { .tv_nsec = 100000000 };
 	struct thread *self = thread_self();
-	struct fiber_cb *cb = self->own;
+	struct fiber_cb *cb = self->root;
 	uint64_t owner;
 
 	if (!self->number)
@@ -171,7 +171,7 @@ int user_retire(void)
 		return EINVAL;
 	owner = atomic_load(&cb->owner);
 	/* Once it is finished anybody may delete it, and another fiber have its slot. */
-	while (owner_lives(owner, self->own_id) && (owner & OWNER_MASK) != OWNER_FINISHED) {
+	while (owner_lives(owner, self->root_id) && (owner & OWNER_MASK) != OWNER_FINISHED) {
 		uint64_t word = owner & OWNER_MASK;
 
 		if (word == OWNER_FREE) {
@@ -182,15 +182,15 @@ int user_retire(void)
 			fiber_finish(cb);
 			break;
 		}
-		if (!(word & OWNER_DOOMED)) {
+		if (!(word & OWNER_EXIT_PENDING)) {
 			atomic_compare_exchange_strong(&cb->owner, &owner,
-						       owner | OWNER_DOOMED);
+						       owner | OWNER_EXIT_PENDING);
 		} else if (!owner_gone(owner)) {
 			owner_futex(&cb->owner, FUTEX_WAIT, (uint32_t)owner, &patience);
 		}
 		owner = atomic_load(&cb->owner);
 	}
-	self->own = NULL;
+	self->root = NULL;
 	return 0;
 }
 
@@ -215,20 +215,20 @@ void user_leave(void)
 {
 	struct thread *self = thread_self();
 	struct fiber_cb *cb = self->ending;
-	struct remains remains;
+	struct detached detached;
 
 	if (!cb)
 		return;
 	book(self);
 	owner_settle(self);
 	/* Before its number is another thread's. */
-	if (cb->home) {
+	if (cb->root_of) {
 		fiber_finish(cb);
 	} else if (atomic_load(&cb->flags) & CB_ENDS) {
 		atomic_exchange(&cb->owner, GENERATION(id_of(cb)) | OWNER_DELETED);
-		fiber_detach(cb, &remains);
+		fiber_detach(cb, &detached);
 		observer_ended(self->current_id);
-		user_free(&remains);
+		user_free(&detached);
 	} else {
 		fiber_reset(cb);
 		own(cb, OWNER_FREE);

@@ -6,7 +6,7 @@
 #include "engine.h"
 
 int user_convert(unsigned int flags, fiber_id_t *id);
-int user_revert(struct remains *remains);
+int user_revert(struct detached *detached);
 int user_retire(void);
 void user_leave(void);
 

@@ -102,11 +102,11 @@ class Fiber:
     id: int
     parent: int  # the tid of the thread that made it
     words: Words  # while nobody runs it
-    create: Create | None = None  # None: it is a thread's own
+    create: Create | None = None  # None: it is a root fiber
     thread: Thread | None = None  # that runs it
     started: bool = False
     finished: bool = False
-    doomed: bool = False  # finished as soon as it is left
+    exit_pending: bool = False  # finished as soon as it is left
     activations: int = 0
     failed: int = 0
     name: bytes = b""
@@ -135,7 +135,7 @@ class Thread:
     tid: int
     words: Words
     running: Fiber | None = None  # None: it is no fiber
-    own: Fiber | None = None  # the fiber that it is itself; that may be deleted
+    root: Fiber | None = None  # the fiber that it is itself; that may be deleted
     waits: bool = False  # in FIBER_IOC_RETIRE
 
 
@@ -184,7 +184,7 @@ class Model:
             return err, None
         fiber = Fiber(self._new_id(), thread.tid, thread.words, thread=thread, started=True)
         self.fibers[fiber.id] = fiber
-        thread.running = thread.own = fiber
+        thread.running = thread.root = fiber
         return 0, fiber.id
 
     def create(self, slot, create, where):
@@ -256,7 +256,7 @@ class Model:
     def _leave(fiber, words):
         fiber.thread = None
         fiber.words = words
-        fiber.finished = fiber.doomed
+        fiber.finished = fiber.exit_pending
 
     def delete(self, slot, id):
         """DeleteFiber, which on Windows ends the thread that runs the fiber."""
@@ -279,10 +279,10 @@ class Model:
         thread = self.threads[slot]
         if not thread.running:
             return EPERM, None
-        if thread.running is not thread.own:
+        if thread.running is not thread.root:
             return EINVAL, None
-        self._remove(thread.own)
-        thread.running = thread.own = None
+        self._remove(thread.root)
+        thread.running = thread.root = None
         return 0, None
 
     def retire(self, slot):
@@ -290,28 +290,28 @@ class Model:
         thread = self.threads[slot]
         if not thread.running:
             return EPERM, None
-        if thread.running is thread.own:
+        if thread.running is thread.root:
             return EINVAL, None
         self._finish_own(thread)
-        thread.waits = not thread.own.finished
+        thread.waits = not thread.root.finished
         return (WAITS if thread.waits else 0), None
 
     @staticmethod
     def _finish_own(thread):
-        if thread.own.thread:
-            thread.own.doomed = True
+        if thread.root.thread:
+            thread.root.exit_pending = True
         else:
-            thread.own.finished = True
+            thread.root.finished = True
 
     def interrupt(self, slot):
-        """A signal reaches a thread that waits; its own fiber stays doomed."""
+        """A signal reaches a thread that waits; its exit stays pending."""
         self.threads[slot].waits = False
         return EINTR, None
 
     def released(self):
         """The slots of those whose waiting is over, each once."""
         slots = [
-            slot for slot, thread in self.threads.items() if thread.waits and thread.own.finished
+            slot for slot, thread in self.threads.items() if thread.waits and thread.root.finished
         ]
         for slot in slots:
             self.threads[slot].waits = False

@@ -269,26 +269,26 @@ class Machine(RuleBasedStateMachine):
             self.do("switch", slot, nth(fibers, which))
 
     def switch_to_own(self, slot, other):
-        own = self.model.threads[nth(self.model.threads, other)].own
-        if own:
-            self.do("switch", slot, own.id)
+        root = self.model.threads[nth(self.model.threads, other)].root
+        if root:
+            self.do("switch", slot, root.id)
 
     def trade(self, slot, which, other, retire):
-        """A thread goes elsewhere, and another one runs its own fiber."""
+        """A thread goes elsewhere, and another one runs its root fiber."""
         threads = self.model.threads
-        own = threads[slot].own
+        root = threads[slot].root
         others = [s for s, thread in threads.items() if thread.running and s != slot]
-        if own and threads[slot].running is own and others:
+        if root and threads[slot].running is root and others:
             self.switch_to_suspended(slot, which)
-        if own and threads[slot].running is not own and others:
-            self.do("switch", nth(others, other), own.id)
+        if root and threads[slot].running is not root and others:
+            self.do("switch", nth(others, other), root.id)
             if retire:
                 self.retire(slot)
 
     def delete_own(self, slot, other):
-        own = self.model.threads[nth(self.model.threads, other)].own
-        if own:
-            self.do("delete", slot, own.id)
+        root = self.model.threads[nth(self.model.threads, other)].root
+        if root:
+            self.do("delete", slot, root.id)
 
     def fls_again(self, slot, index, value):
         """What was stored is gone from a position that was free meanwhile."""
@@ -372,7 +372,7 @@ def test_the_module_does_as_the_model():
 
 
 def check_retire(machine):
-    """Two threads, and the first one's own fiber on the second: it waits for that to be left."""
+    """Two threads, and the first one's root fiber on the second: it waits for that to be left."""
     machine.open(limit=8, words=Words(), converted=2, created=1)
     try:
         machine.do("switch", 0, 3)
@@ -483,7 +483,7 @@ class ForgetsTheMask(Model):
 class ForgetsDoom(Model):
     @staticmethod
     def _leave(fiber, words):
-        fiber.doomed = False
+        fiber.exit_pending = False
         Model._leave(fiber, words)
 
 
@@ -507,11 +507,11 @@ class StorageSurvivesTheEnd(Model):
 class OwnFiberSurvivesTheEnd(Model):
     def end(self, slot):
         thread = self.threads[slot]
-        elsewhere = thread.own and thread.own is not thread.running
-        finished = thread.own and thread.own.finished
+        elsewhere = thread.root and thread.root is not thread.running
+        finished = thread.root and thread.root.finished
         super().end(slot)
-        if elsewhere and not thread.own.thread:
-            thread.own.finished = finished
+        if elsewhere and not thread.root.thread:
+            thread.root.finished = finished
 
 
 class StorageIsOfTheThread(Model):
@@ -574,7 +574,7 @@ class InterruptionIsForgiven(Model):
     """A fiber is finished after all, although its thread's waiting was interrupted."""
 
     def interrupt(self, slot):
-        self.threads[slot].own.doomed = False
+        self.threads[slot].root.exit_pending = False
         return super().interrupt(slot)
 
 

@@ -64,7 +64,7 @@ class Thread:
     tid: int
     mask: int = 0
     running: Fiber | None = None
-    own: Fiber | None = None
+    root: Fiber | None = None
 
 
 class Model:
@@ -80,16 +80,16 @@ class Model:
 
     def may_end(self, slot):
         """Whether the thread could end at once: no other one runs its root fiber."""
-        own = self.threads[slot].own
-        return slot != 0 and (own is None or own.thread in (None, self.threads[slot]))
+        root = self.threads[slot].root
+        return slot != 0 and (root is None or root.thread in (None, self.threads[slot]))
 
     def exit(self, slot):
         """pthread_exit(). A created fiber starts again when it is resumed; a root fiber cannot."""
         thread = self.threads.pop(slot)
         fiber = thread.running
-        if thread.own:
-            self.fibers.pop(thread.own.id, None)
-        if fiber and fiber is not thread.own:
+        if thread.root:
+            self.fibers.pop(thread.root.id, None)
+        if fiber and fiber is not thread.root:
             fiber.thread, fiber.value = None, 0
             if fiber.root:
                 fiber.finished = True
@@ -106,7 +106,7 @@ class Model:
     def _next(self, slot):
         """Who is resumed when the calling fiber ends, and who refuses before."""
         thread, refuse = self.threads[slot], []
-        for id in (thread.running.resumer, thread.own.id):
+        for id in (thread.running.resumer, thread.root.id):
             fiber = self.fibers.get(id)
             if fiber and not fiber.thread and not fiber.finished:
                 return fiber, refuse
@@ -142,17 +142,17 @@ class Model:
         if thread.running:
             return EEXIST, None
         fiber = Fiber(0, thread.mask, root=thread, thread=thread, started=True)
-        thread.running = thread.own = fiber
+        thread.running = thread.root = fiber
         return 0, fiber
 
     def revert(self, slot):
         thread = self.threads[slot]
         if not thread.running:
             return EPERM, 0
-        if thread.running is not thread.own:
+        if thread.running is not thread.root:
             return EINVAL, 0
-        del self.fibers[thread.own.id]
-        thread.running = thread.own = None
+        del self.fibers[thread.root.id]
+        thread.running = thread.root = None
         return 0, 0
 
     def create(self, slot, flags, arg):

@@ -338,6 +338,21 @@ def test_a_compiler_could_not_make_the_pointer(python):
         """)
 
 
+def test_the_environment_asks_for_what_a_compiler_could_not_make(python):
+    program = """
+        import sys, warnings
+        sys.modules["kfiber._otel"] = None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import kfiber
+            kfiber.current()
+        print(*(each.message for each in caught))
+    """
+    said = python(program, KFIBER_OTEL="1").stdout
+    assert said.startswith("KFIBER_OTEL=1 has no effect: ")
+    assert said.endswith("; hint: install kfiber with gcc\n")
+
+
 def test_an_sdk_was_first(python):
     assert (
         "published"

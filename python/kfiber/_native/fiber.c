@@ -93,7 +93,7 @@ void fiber_root_begin(Fiber *self, struct thread *thread, fiber_id_t id)
 	self->id = id;
 	self->state = STATE_RUNNING;
 	self->tstate = PyThreadState_Get();
-	self->thread = self->home = thread;
+	self->thread = self->pinned_to = thread;
 	thread_take(thread);
 	thread_take(thread);
 	fiber_link(self);
@@ -314,7 +314,7 @@ static int make(Fiber *self, PyObject *args, PyObject *kwargs)
 	return 0;
 }
 
-Fiber *fiber_of_greenlet(struct PyGreenlet *greenlet, PyObject *run, PyObject *name, struct thread *home)
+Fiber *fiber_of_greenlet(struct PyGreenlet *greenlet, PyObject *run, PyObject *name, struct thread *pinned_to)
 {
 	Fiber *self = (Fiber *)Fiber_Type.tp_alloc(&Fiber_Type, 0);
 
@@ -337,8 +337,8 @@ Fiber *fiber_of_greenlet(struct PyGreenlet *greenlet, PyObject *run, PyObject *n
 	self->state = STATE_NEW;
 	self->owner = (PyObject *)greenlet;
 	self->greenlet = greenlet;
-	self->home = home;
-	thread_take(home);
+	self->pinned_to = pinned_to;
+	thread_take(pinned_to);
 	return self;
 }
 
@@ -489,7 +489,7 @@ static void Fiber_dealloc(PyObject *op)
 	Py_CLEAR(self->creator);
 	Py_CLEAR(self->parent);
 	thread_drop(self->thread);
-	thread_drop(self->home);
+	thread_drop(self->pinned_to);
 	Py_TYPE(op)->tp_free(op);
 	Py_TRASHCAN_END
 }

@@ -13,9 +13,9 @@ void green_drain(struct thread *thread)
 	PyObject *error = PyErr_Occurred() ? interpreter_error_take() : NULL;
 	PyGreenlet *self;
 
-	while ((self = here->doomed)) {
-		here->doomed = green_of(self)->next_doomed;
-		green_of(self)->next_doomed = NULL;
+	while ((self = here->to_end)) {
+		here->to_end = green_of(self)->next_to_end;
+		green_of(self)->next_to_end = NULL;
 		Py_DECREF(self);
 	}
 	if (error)
@@ -72,7 +72,7 @@ static int adopt(Fiber *fiber, struct thread *thread)
 	/* Whoever deals with greenlets stays on his thread. */
 	if (!fiber->pins++) {
 		thread_take(thread);
-		fiber->home = thread;
+		fiber->pinned_to = thread;
 	}
 	if (!thread->root->greenlet && adopt(thread->root, thread))
 		return -1;
@@ -87,7 +87,7 @@ PyGreenlet *green_current(void)
 
 	if (!here)
 		return NULL;
-	if (__builtin_expect(here->doomed != NULL, 0))
+	if (__builtin_expect(here->to_end != NULL, 0))
 		green_drain(thread_self());
 	thread = thread_self();
 	if (!thread->current->greenlet && adopt(thread->current, thread))
@@ -120,9 +120,9 @@ void green_thread_end(struct thread *thread)
 	thread->greenlets = NULL;
 	if (here->main)
 		green_mains--;
-	while ((self = here->doomed)) {
-		here->doomed = green_of(self)->next_doomed;
-		green_of(self)->next_doomed = NULL;
+	while ((self = here->to_end)) {
+		here->to_end = green_of(self)->next_to_end;
+		green_of(self)->next_to_end = NULL;
 		abandon(green_of(self));
 		Py_DECREF(self);
 	}
@@ -203,8 +203,8 @@ static bool kill(PyGreenlet *self)
 		if (Py_REFCNT(self) == 1 && green_active(green))
 			complain(self);
 	} else {
-		green->next_doomed = thread->greenlets->doomed;
-		thread->greenlets->doomed = (PyGreenlet *)Py_NewRef((PyObject *)self);
+		green->next_to_end = thread->greenlets->to_end;
+		thread->greenlets->to_end = (PyGreenlet *)Py_NewRef((PyObject *)self);
 	}
 	if (error)
 		interpreter_error_give(error);
@@ -552,7 +552,7 @@ static bool is_plain(const struct green *green, Py_ssize_t count, const PyObject
 
 	return count < 2 && !names && here && here == green->thread && green->fiber &&
 	       green->fiber->state == STATE_SUSPENDED && !green->ended && here->current->greenlet &&
-	       !here->greenlets->trace && !here->greenlets->doomed;
+	       !here->greenlets->trace && !here->greenlets->to_end;
 }
 
 static PyObject *method_switch(PyObject *op, PyObject *const *args, Py_ssize_t count, PyObject *names)

@@ -37,8 +37,8 @@ struct green {
 	bool ended;
 	/* Its fiber is a thread's root. */
 	bool main;
-	/* Owned. In green_thread.doomed. */
-	PyGreenlet *next_doomed;
+	/* Owned. In green_thread.to_end. */
+	PyGreenlet *next_to_end;
 };
 
 /* As greenlet's header says, which other modules were compiled with and derive classes from. */
@@ -60,7 +60,7 @@ struct green_thread {
 	/* Owned. While a trace function is set: which greenlet was left for the next one. */
 	PyGreenlet *origin;
 	/* Owned: greenlets to be killed here, dropped by other threads. */
-	PyGreenlet *doomed;
+	PyGreenlet *to_end;
 };
 
 /* green.c */

@@ -10,7 +10,7 @@
  * and on the new fiber
  *
  *	green_run()		calls the function
- *	green_heir()		finds the parent that gets its value
+ *	green_next_target()		finds the parent that gets its value
  *
  * What is sent is an argument tuple until its receiver is known: a new greenlet is called with
  * it, a suspended one gets what is in it.
@@ -390,7 +390,7 @@ static void send_error(PyObject **message, bool *failed)
 }
 
 /* One of the ancestors; NULL with an exception set, and `*at` is where it failed. */
-static Fiber *find_heir(PyGreenlet **at, PyObject *message, bool failed)
+static Fiber *find_target(PyGreenlet **at, PyObject *message, bool failed)
 {
 	PyObject *args = failed ? NULL : PyTuple_Pack(1, message);
 	Fiber *fiber;
@@ -419,12 +419,12 @@ static Fiber *find_heir(PyGreenlet **at, PyObject *message, bool failed)
 	return NULL;
 }
 
-Fiber *green_heir(Fiber *fiber, PyObject **message, bool *failed)
+Fiber *green_next_target(Fiber *fiber, PyObject **message, bool *failed)
 {
 	PyGreenlet *at = (PyGreenlet *)Py_XNewRef((PyObject *)green_of(fiber->greenlet)->parent);
 	Fiber *to;
 
-	while (!(to = find_heir(&at, *message, *failed))) {
+	while (!(to = find_target(&at, *message, *failed))) {
 		send_error(message, failed);
 		if (!at) {
 			to = thread_self()->root;

@@ -74,8 +74,8 @@ static void look(struct thread *thread)
 	} else {
 		from->loop = loop;
 		/* Before what may run code. A pinned one has it already. */
-		if (!from->home) {
-			from->home = thread;
+		if (!from->pinned_to) {
+			from->pinned_to = thread;
 			thread_take(thread);
 		}
 		from->hooks = hooks_now();
@@ -103,7 +103,7 @@ void loop_return(Fiber *fiber)
 	Py_XDECREF(loop);
 	Py_XDECREF(hooks);
 	if (!fiber->pins) {
-		thread_drop(fiber->home);
-		fiber->home = NULL;
+		thread_drop(fiber->pinned_to);
+		fiber->pinned_to = NULL;
 	}
 }

@@ -110,7 +110,7 @@ static PyObject *end(PyObject *module, PyObject *unused)
 
 		/* Greenlets stay as they are, as greenlet has it. */
 		if (fiber->state == STATE_SUSPENDED && !fiber->waiting && fiber->owner == (PyObject *)fiber &&
-		    (!fiber->home || fiber->home == here) && !fiber->root)
+		    (!fiber->pinned_to || fiber->pinned_to == here) && !fiber->root)
 			transfer_end(fiber, true);
 	}
 	Py_DECREF(list);

@@ -56,7 +56,7 @@ struct thread {
 	/* While one fiber is left for another: the former, likewise. Else NULL. */
 	Fiber *left;
 	/* Owned: fibers to be ended here, since nobody reaches them any more. */
-	Fiber *doomed;
+	Fiber *to_end;
 	/* The stack where it started greenlets before anybody watched them. */
 	fiber_id_t greenlets_before;
 	/* attach() blocks that keep it converted; `kept`: it stays so until it ends. */
@@ -119,7 +119,7 @@ struct Fiber {
 	/* Owned. That runs it, or did last; NULL: it never ran. */
 	struct thread *thread;
 	/* Owned. The only one that may run it: roots, pinned fibers. Else NULL. */
-	struct thread *home;
+	struct thread *pinned_to;
 	/* What it finds when it is entered: see transfer.c. Owned. */
 	PyObject *message;
 	/* Until it has finished; a root's are NULL. */
@@ -156,8 +156,8 @@ struct Fiber {
 	/* The code that created it and the index of its instruction; NULL: no Python code did. Owned. */
 	PyObject *creator;
 	int created_at;
-	/* In thread.doomed. */
-	Fiber *next_doomed;
+	/* In thread.to_end. */
+	Fiber *next_to_end;
 };
 
 /* fiber.c */
@@ -179,7 +179,7 @@ void fiber_unlink(Fiber *self);
 /* That of its function. New reference; NULL with an exception set. */
 PyObject *fiber_default_name(PyObject *target);
 /* A new fiber of that greenlet, with no reference to it; function and name are taken. NULL with an exception set. */
-Fiber *fiber_of_greenlet(struct PyGreenlet *greenlet, PyObject *run, PyObject *name, struct thread *home);
+Fiber *fiber_of_greenlet(struct PyGreenlet *greenlet, PyObject *run, PyObject *name, struct thread *pinned_to);
 /*
  * It is never resumed and never unwound: what only its frames hold is lost. Its stack stays if one of these
  * may still be looked at.
@@ -239,7 +239,7 @@ PyObject *green_run(Fiber *fiber, PyObject *message);
 /* The new fiber of a greenlet could not be entered: the greenlet is new again. */
 void green_not_begun(Fiber *fiber);
 /* Who gets the value or exception of a greenlet that has ended, which may become another one. */
-Fiber *green_heir(Fiber *fiber, PyObject **message, bool *failed);
+Fiber *green_next_target(Fiber *fiber, PyObject **message, bool *failed);
 
 /* green_api.c */
 int green_init_module(PyObject *module);
@@ -322,7 +322,7 @@ struct thread *thread_lend(bool *lent);
 void thread_give_back(void);
 void thread_take(struct thread *thread);
 void thread_drop(struct thread *thread);
-/* Ends what is doomed on it. */
+/* Ends the fibers in its `to_end`. */
 void thread_drain(struct thread *thread);
 void thread_forked(void);
 /* Greenlets are watched from now on: a thread started its own on its current fiber. */

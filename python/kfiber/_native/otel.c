@@ -26,8 +26,15 @@ int otel_begin(void)
 	if (!wish || strcmp(wish, "1") || fiber_otel_enable() != ENOENT)
 		return 0;
 	pointer = PyImport_ImportModule("kfiber._otel");
-	if (!pointer)
-		return -1;
+	if (!pointer) {
+		if (!PyErr_ExceptionMatches(PyExc_ImportError))
+			return -1;
+		PyErr_Clear();
+		return PyErr_WarnEx(PyExc_RuntimeWarning,
+				    "KFIBER_OTEL=1 has no effect: this installation has no kfiber._otel, since "
+				    "its compiler does not know -mtls-dialect=gnu2; hint: install kfiber with gcc",
+				    1);
+	}
 	Py_DECREF(pointer);
 	fiber_otel_enable();
 	return 0;

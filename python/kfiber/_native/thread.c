@@ -35,9 +35,9 @@ void thread_drain(struct thread *thread)
 
 	thread_take(thread);
 	/* With one's end the caller may go on elsewhere: the rest waits for the next time. */
-	while ((fiber = thread->doomed) && (!thread->alive || thread == thread_self())) {
-		thread->doomed = fiber->next_doomed;
-		fiber->next_doomed = NULL;
+	while ((fiber = thread->to_end) && (!thread->alive || thread == thread_self())) {
+		thread->to_end = fiber->next_to_end;
+		fiber->next_to_end = NULL;
 		/* Its finalizer has run: if not now, nobody ends it. */
 		transfer_end(fiber, true);
 		Py_DECREF(fiber);
@@ -231,8 +231,8 @@ static void begin_again(struct thread *thread)
 		return;
 	current->root = true;
 	thread_take(thread);
-	thread_drop(current->home);
-	current->home = thread;
+	thread_drop(current->pinned_to);
+	current->pinned_to = thread;
 	Py_SETREF(thread->root, (Fiber *)Py_NewRef(current));
 }
 
@@ -404,7 +404,7 @@ static PyObject *pin_enter(PyObject *op, PyObject *unused)
 	fiber = thread->current;
 	if (!fiber->pins++ && !fiber->root) {
 		thread_take(thread);
-		fiber->home = thread;
+		fiber->pinned_to = thread;
 	}
 	pin_link(pin, fiber);
 	return Py_NewRef((PyObject *)fiber);
@@ -419,8 +419,8 @@ static void pin_leave(Pin *pin)
 	pin_unlink(pin);
 	/* A thread's own one stays there. */
 	if (!--fiber->pins && !fiber->root) {
-		thread_drop(fiber->home);
-		fiber->home = NULL;
+		thread_drop(fiber->pinned_to);
+		fiber->pinned_to = NULL;
 	}
 }
 

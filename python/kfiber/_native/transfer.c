@@ -95,11 +95,11 @@ static inline __attribute__((always_inline)) int leave(struct thread *thread, Fi
 bool transfer_possible(const Fiber *fiber, const struct thread *thread)
 {
 	return fiber->state == STATE_SUSPENDED && !fiber->waiting &&
-	       (!fiber->home || fiber->home == thread);
+	       (!fiber->pinned_to || fiber->pinned_to == thread);
 }
 
 /* `self` counts as suspended: NULL, or the one that has just been left in thought. */
-static Fiber *heir(Fiber *from, const struct thread *thread, const Fiber *self)
+static Fiber *next_target(Fiber *from, const struct thread *thread, const Fiber *self)
 {
 	Fiber *fiber;
 
@@ -160,9 +160,9 @@ static _Noreturn void finish(Fiber *self, PyObject *message, bool failed)
 	if (self->exiting)
 		to = self->ender;
 	else if (is_of_greenlet(self))
-		to = green_heir(self, &message, &failed);
+		to = green_next_target(self, &message, &failed);
 	else
-		to = heir(self, thread, NULL);
+		to = next_target(self, thread, NULL);
 	self->refusals = 0;
 	self->state = STATE_FINISHED;
 	/* The traceback of what ended it would keep what it held. */
@@ -231,7 +231,7 @@ static bool may_reach(struct thread *thread, Fiber *to)
 		refuse_state(to);
 		return false;
 	}
-	if (__builtin_expect(to->home && to->home != thread, 0)) {
+	if (__builtin_expect(to->pinned_to && to->pinned_to != thread, 0)) {
 		error_format(FiberPinnedError, EPERM, "%R belongs to another thread", to);
 		return false;
 	}
@@ -268,7 +268,7 @@ static PyObject *finish_unrun(struct thread *thread, Fiber *self, PyObject *erro
 	waiters_wake(self);
 	/* Which may have run code. */
 	thread = thread_self();
-	to = heir(self, thread, from);
+	to = next_target(self, thread, from);
 	if (to != from)
 		return transfer(to, error, true);
 	if (from->loop)
@@ -307,7 +307,7 @@ static inline __attribute__((always_inline)) struct thread *begin(void)
 			return NULL;
 	}
 	/* What may run code may go on elsewhere. */
-	if (__builtin_expect(thread->doomed != NULL, 0)) {
+	if (__builtin_expect(thread->to_end != NULL, 0)) {
 		thread_drain(thread);
 		thread = thread_self();
 	}
@@ -388,7 +388,7 @@ PyObject *transfer_resume(Fiber *to, PyObject *message, bool *gone)
 {
 	struct thread *thread = thread_self();
 
-	if (__builtin_expect(loop_imported || thread->doomed ||
+	if (__builtin_expect(loop_imported || thread->to_end ||
 			     atomic_load_explicit(&import_pending, memory_order_relaxed), 0)) {
 		Py_INCREF(to);
 		thread = begin();
@@ -507,7 +507,7 @@ int transfer_kill(Fiber *self)
 
 void transfer_end(Fiber *self, bool here)
 {
-	struct thread *owner = self->home ? self->home : self->thread;
+	struct thread *owner = self->pinned_to ? self->pinned_to : self->thread;
 	PyObject *error;
 	bool lent;
 
@@ -516,8 +516,8 @@ void transfer_end(Fiber *self, bool here)
 		return;
 	error = PyErr_Occurred() ? interpreter_error_take() : NULL;
 	if (!here && owner->alive && owner != thread_self()) {
-		self->next_doomed = owner->doomed;
-		owner->doomed = (Fiber *)Py_NewRef((PyObject *)self);
+		self->next_to_end = owner->to_end;
+		owner->to_end = (Fiber *)Py_NewRef((PyObject *)self);
 	} else if (thread_lend(&lent)) {
 		end_here(self);
 		if (lent)

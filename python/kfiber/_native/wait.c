@@ -109,7 +109,7 @@ static int wait_for(Fiber *self, PyObject *timeout)
 		PyErr_SetString(PyExc_ValueError, "timeout must be at least 0");
 		return -1;
 	}
-	if (thread && (self == thread->current || self->home == thread)) {
+	if (thread && (self == thread->current || self->pinned_to == thread)) {
 		error_format(FiberError, EDEADLK,
 			     "%R can run on this thread only, which would wait for it; hint: switch() "
 			     "to it", self);
