@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,24 +46,59 @@ def run(python, *, timeout, **settings):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("swap", ["fast", "public"])
-@pytest.mark.parametrize("version", VERSIONS)
-def test_each_python(version, swap):
+SWAPS = ("fast", "public")
+
+
+def sessions(version, swaps):
+    """Of each way to swap: why it cannot be had, None after its session, or what that raised."""
     python = environment(version)
     if python is None:
-        pytest.skip(f"no Python {version} with its headers and ensurepip here")
-    settings = {"KFIBER_SWAP": "public" if swap == "public" else "", "KFIBER_ENGINE": "local"}
-    if swap == "fast":
-        done = subprocess.run(
-            [python, "-c", "from kfiber import _native; print(_native.swap())"],
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        if done.stdout.strip() != "fast":
-            pytest.skip(f"Python {version} here: {done.stdout.strip()}")
-    run(python, timeout=60, **settings)
+        return dict.fromkeys(swaps, f"no Python {version} with its headers and ensurepip here")
+    ended = {}
+    for swap in swaps:
+        settings = {"KFIBER_SWAP": "public" if swap == "public" else "", "KFIBER_ENGINE": "local"}
+        try:
+            said = subprocess.run(
+                [python, "-c", "from kfiber import _native; print(_native.swap())"],
+                env={**os.environ, **settings},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            if not said.startswith(swap):
+                ended[swap] = f"Python {version} here: {said}"
+                continue
+            run(python, timeout=60, **settings)
+            ended[swap] = None
+        except Exception as error:
+            ended[swap] = error
+    return ended
+
+
+@pytest.fixture(scope="module")
+def versions(request):
+    """What the sessions of each version give, as many at a time as there are processors."""
+    wanted = {}
+    for item in request.session.items:
+        if item.path == Path(__file__) and item.originalname == "test_each_python":
+            wanted.setdefault(item.callspec.params["version"], []).append(
+                item.callspec.params["swap"]
+            )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {version: pool.submit(sessions, version, swaps) for version, swaps in wanted.items()}
+        pool.shutdown(cancel_futures=True)
+
+
+# Those before it may take their time first.
+@pytest.mark.timeout(20 * 60 * len(VERSIONS) * len(SWAPS))
+@pytest.mark.parametrize("swap", SWAPS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_python(version, swap, versions):
+    ended = versions[version].result()[swap]
+    if isinstance(ended, str):
+        pytest.skip(ended)
+    if ended:
+        raise ended
 
 
 def test_a_free_threaded_python_refuses(tmp_path):
