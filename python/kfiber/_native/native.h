@@ -15,7 +15,15 @@
  *	outside.c	what `kfiber stacks` reads of it from outside the process
  *	error.c		the exceptions
  *	green*.c	greenlets that are fibers: see green.h
- *	interpreter.c	all that depends on the interpreter's version
+ *
+ * and, behind interpreter.h, all that depends on the interpreter's version:
+ *
+ *	swap.c		thread states swapped, the hot path
+ *	locate.c	where the interpreter keeps them
+ *	tstate.c	thread states made and freed; the list of them
+ *	frames.c	frames of suspended fibers
+ *	asyncio_state.c	what asyncio keeps in a thread state
+ *	compat.c	functions that older versions lack
  *
  * All of it runs with the GIL held, which protects everything below. Only
  * interpreter_swap() may drop it, and only where it says so.
