@@ -226,7 +226,8 @@ static int begin(PyObject *module)
 	if (otel_begin())
 		return -1;
 	if (import_init() || error_init(module) || fiber_type_init(module) || local_type_init(module) ||
-	    thread_types_init(module) || green_init_module(module) || call("atexit", "register", NULL, &end_method) ||
+	    attach_type_init(module) || pin_type_init(module) || green_init_module(module) ||
+	    call("atexit", "register", NULL, &end_method) ||
 	    call("os", "register_at_fork", "after_in_child", &forked_method))
 		return -1;
 	first = Py_NewRef(module);

@@ -10,7 +10,9 @@
  *	import.c	notices when one of these is imported:
  *	greenlet.c	keeping away from greenlets of greenlet's own
  *	loop.c		asyncio's running loop
- *	thread.c	which threads are fibers; attach(), pin()
+ *	thread.c	which threads are fibers
+ *	attach.c	the type attach
+ *	pin.c		the type pin
  *	local.c		the type Local
  *	outside.c	what `kfiber stacks` reads of it from outside the process
  *	error.c		the exceptions
@@ -328,6 +330,8 @@ struct thread *thread_convert(void);
  */
 struct thread *thread_lend(bool *lent);
 void thread_give_back(void);
+/* The calling thread, which runs its root fiber, is only a thread again. -1 with an exception set. */
+int thread_revert(void);
 void thread_take(struct thread *thread);
 void thread_drop(struct thread *thread);
 /* Ends the fibers in its `to_end`. */
@@ -335,9 +339,14 @@ void thread_drain(struct thread *thread);
 void thread_forked(void);
 /* Greenlets are watched from now on: a thread started its own on its current fiber. */
 void threads_note_greenlets(void);
+
+/* attach.c */
+int attach_type_init(PyObject *module);
+
+/* pin.c */
+int pin_type_init(PyObject *module);
 /* The fiber is freed: its pins lose it. */
 void pin_forget(Fiber *fiber);
-int thread_types_init(PyObject *module);
 
 /* local.c */
 int local_type_init(PyObject *module);

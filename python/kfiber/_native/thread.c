@@ -4,7 +4,6 @@
  * and stays one until it ends, which the interpreter tells by clearing the
  * thread state's dictionary; attach() does it for a block.
  */
-#include "docstrings.h"
 #include "interpreter.h"
 
 #include <errno.h>
@@ -183,6 +182,13 @@ struct thread *thread_convert(void)
 	return convert(true);
 }
 
+int thread_revert(void)
+{
+	PyObject *dict = PyThreadState_GetDict();
+
+	return dict ? PyDict_DelItemString(dict, KEY) : 0;
+}
+
 struct thread *thread_lend(bool *lent)
 {
 	*lent = !thread_self() && is_over();
@@ -260,209 +266,4 @@ void thread_forked(void)
 	}
 	if (here && fiber_self(&id))
 		begin_again(here);
-}
-
-/* --- attach() ------------------------------------------------------------ */
-
-typedef struct {
-	PyObject_HEAD
-	/* Owned, while the block is entered. */
-	struct thread *thread;
-} Attach;
-
-static PyObject *attach_enter(PyObject *op, PyObject *unused)
-{
-	struct thread *thread = thread_self();
-	Attach *attach = (Attach *)op;
-
-	(void)unused;
-	if (attach->thread) {
-		PyErr_SetString(PyExc_RuntimeError, "this attach() is entered already");
-		return NULL;
-	}
-	if (!thread) {
-		thread = thread_convert();
-		if (!thread)
-			return NULL;
-		thread->kept = false;
-	}
-	thread->attached++;
-	thread_take(thread);
-	attach->thread = thread;
-	return Py_NewRef((PyObject *)thread->root);
-}
-
-static PyObject *attach_exit(PyObject *op, PyObject *const *args, Py_ssize_t count)
-{
-	Attach *attach = (Attach *)op;
-	struct thread *thread = attach->thread;
-	PyObject *dict;
-	int err = 0;
-
-	(void)args;
-	(void)count;
-	if (!thread) {
-		PyErr_SetString(PyExc_RuntimeError, "this attach() is not entered");
-		return NULL;
-	}
-	attach->thread = NULL;
-	if (!--thread->attached && !thread->kept && thread->alive) {
-		dict = PyThreadState_GetDict();
-		/* A fiber that leaves the block elsewhere leaves the thread as it is. */
-		if (thread != thread_self() || thread->current != thread->root)
-			thread->kept = true;
-		else if (dict)
-			err = PyDict_DelItemString(dict, KEY);
-	}
-	thread_drop(thread);
-	if (err)
-		return NULL;
-	Py_RETURN_NONE;
-}
-
-static void attach_dealloc(PyObject *op)
-{
-	struct thread *thread = ((Attach *)op)->thread;
-
-	if (thread) {
-		thread->attached--;
-		thread->kept = true;
-		thread_drop(thread);
-	}
-	Py_TYPE(op)->tp_free(op);
-}
-
-static PyMethodDef attach_methods[] = {
-	{ "__enter__", attach_enter, METH_NOARGS, DOC_attach___enter__ },
-	{ "__exit__", (PyCFunction)(void (*)(void))attach_exit, METH_FASTCALL,
-	  DOC_attach___exit__ },
-	{ 0 },
-};
-
-static PyTypeObject Attach_Type = {
-	PyVarObject_HEAD_INIT(NULL, 0)
-	.tp_name = "kfiber.attach",
-	.tp_doc = DOC_attach,
-	.tp_basicsize = sizeof(Attach),
-	.tp_flags = Py_TPFLAGS_DEFAULT,
-	.tp_new = PyType_GenericNew,
-	.tp_dealloc = attach_dealloc,
-	.tp_methods = attach_methods,
-};
-
-/* --- pin() --------------------------------------------------------------- */
-
-/*
- * Borrowed fiber: before 3.14 the collector does not see that the fiber's own frame keeps
- * the pin, so that a pin which owned its fiber would keep both for ever.
- */
-typedef struct pin {
-	PyObject_HEAD
-	/* While the block is entered, else NULL. */
-	Fiber *fiber;
-	/* In fiber->pinned. */
-	struct pin *next, **link;
-} Pin;
-
-static void pin_link(Pin *pin, Fiber *fiber)
-{
-	pin->fiber = fiber;
-	pin->next = fiber->pinned;
-	pin->link = &fiber->pinned;
-	if (pin->next)
-		pin->next->link = &pin->next;
-	fiber->pinned = pin;
-}
-
-static void pin_unlink(Pin *pin)
-{
-	*pin->link = pin->next;
-	if (pin->next)
-		pin->next->link = pin->link;
-	pin->fiber = NULL;
-}
-
-void pin_forget(Fiber *fiber)
-{
-	while (fiber->pinned)
-		pin_unlink(fiber->pinned);
-}
-
-static PyObject *pin_enter(PyObject *op, PyObject *unused)
-{
-	struct thread *thread = thread_convert();
-	Pin *pin = (Pin *)op;
-	Fiber *fiber;
-
-	(void)unused;
-	if (!thread)
-		return NULL;
-	if (pin->fiber) {
-		PyErr_SetString(PyExc_RuntimeError, "this pin() is entered already");
-		return NULL;
-	}
-	fiber = thread->current;
-	if (!fiber->pins++ && !fiber->root) {
-		thread_take(thread);
-		fiber->pinned_to = thread;
-	}
-	pin_link(pin, fiber);
-	return Py_NewRef((PyObject *)fiber);
-}
-
-static void pin_leave(Pin *pin)
-{
-	Fiber *fiber = pin->fiber;
-
-	if (!fiber)
-		return;
-	pin_unlink(pin);
-	/* A thread's own one stays there. */
-	if (!--fiber->pins && !fiber->root) {
-		thread_drop(fiber->pinned_to);
-		fiber->pinned_to = NULL;
-	}
-}
-
-static PyObject *pin_exit(PyObject *op, PyObject *const *args, Py_ssize_t count)
-{
-	(void)args;
-	(void)count;
-	if (!((Pin *)op)->fiber) {
-		PyErr_SetString(PyExc_RuntimeError, "this pin() is not entered");
-		return NULL;
-	}
-	pin_leave((Pin *)op);
-	Py_RETURN_NONE;
-}
-
-static void pin_dealloc(PyObject *op)
-{
-	pin_leave((Pin *)op);
-	Py_TYPE(op)->tp_free(op);
-}
-
-static PyMethodDef pin_methods[] = {
-	{ "__enter__", pin_enter, METH_NOARGS, DOC_pin___enter__ },
-	{ "__exit__", (PyCFunction)(void (*)(void))pin_exit, METH_FASTCALL,
-	  DOC_pin___exit__ },
-	{ 0 },
-};
-
-static PyTypeObject Pin_Type = {
-	PyVarObject_HEAD_INIT(NULL, 0)
-	.tp_name = "kfiber.pin",
-	.tp_doc = DOC_pin,
-	.tp_basicsize = sizeof(Pin),
-	.tp_flags = Py_TPFLAGS_DEFAULT,
-	.tp_new = PyType_GenericNew,
-	.tp_dealloc = pin_dealloc,
-	.tp_methods = pin_methods,
-};
-
-int thread_types_init(PyObject *module)
-{
-	if (PyModule_AddType(module, &Attach_Type) || PyModule_AddType(module, &Pin_Type))
-		return -1;
-	return 0;
 }
