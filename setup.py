@@ -79,6 +79,7 @@ class BuildPy(build_py):
 extension = Extension(
     "kfiber._native",
     sources=files(NATIVE, "*.c")
+    + files(NATIVE / "integrate", "*.c")
     + files(LIBRARY, "*.c")
     + files(LIBRARY / "user", "*.c")
     + files(LIBRARY, "*.S"),
@@ -88,7 +89,7 @@ extension = Extension(
         for folder in (NATIVE, LIBRARY, LIBRARY / "user", LIBRARY / "include")
         for header in files(folder, "*.h")
     ],
-    include_dirs=[".", "lib", "lib/include"],
+    include_dirs=[".", "lib", "lib/include", str(NATIVE)],
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=[
         *("-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", "-fno-plt", "-fvisibility=hidden"),

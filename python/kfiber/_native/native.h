@@ -7,9 +7,6 @@
  *	transfer.c	leaving one fiber for another, and how one ends
  *	switch_observer.c  who is told of switches
  *	wait.c		threads that wait for a fiber to finish
- *	import.c	notices when one of these is imported:
- *	greenlet.c	keeping away from greenlets of greenlet's own
- *	loop.c		asyncio's running loop
  *	thread.c	which threads are fibers
  *	attach.c	the type attach
  *	pin.c		the type pin
@@ -17,6 +14,13 @@
  *	outside.c	what `kfiber stacks` reads of it from outside the process
  *	error.c		the exceptions
  *	green*.c	greenlets that are fibers: see green.h
+ *
+ * in integrate/, what fibers get along with:
+ *
+ *	audit.c		notices when one of the next two is imported
+ *	greenlet.c	keeping away from greenlets of greenlet's own
+ *	asyncio.c	asyncio's running loop
+ *	otel.c		OpenTelemetry's thread context
  *
  * and, behind interpreter.h, all that depends on the interpreter's version:
  *
@@ -26,6 +30,11 @@
  *	frames.c	frames of suspended fibers
  *	asyncio_state.c	what asyncio keeps in a thread state
  *	compat.c	functions that older versions lack
+ *
+ * fiber.c, transfer.c and thread.c need each other: a finalizer switches, a switch converts the thread, and
+ * the end of a thread ends fibers. So do the files that they call and that ask them what runs: pin.c, wait.c,
+ * switch_observer.c, green*.c, and audit.c, greenlet.c and asyncio.c in integrate/. On 3.15 swap.c, which
+ * locate.c tries, walks the list of fibers. No other files need each other in a circle.
  *
  * All of it runs with the GIL held, which protects everything below. Only
  * interpreter_swap() may drop it, and only where it says so.
@@ -100,7 +109,7 @@ enum state {
 struct Fiber {
 	PyObject_HEAD
 	fiber_id_t id;
-	/* Of its stack, see greenlet.c; its first id, 0 for roots: the thread's own. */
+	/* Of its stack, see integrate/greenlet.c; its first id, 0 for roots: the thread's own. */
 	fiber_id_t stack;
 	enum state state;
 	/* Borrowed. Who is referred to by whoever runs it: itself, or the greenlet that has it. */
@@ -265,7 +274,7 @@ extern PyObject *switch_observer;
 void switch_observer_tell(Fiber *left);
 PyObject *switch_observer_set(PyObject *module, PyObject *function);
 
-/* otel.c */
+/* integrate/otel.c */
 int otel_begin(void);
 PyObject *otel_enable(PyObject *module, PyObject *unused);
 PyObject *otel_set_span(PyObject *module, PyObject *args);
@@ -276,14 +285,14 @@ void waiters_wake(Fiber *self);
 PyObject *fiber_join(Fiber *self, PyObject *timeout);
 PyObject *fiber_result(Fiber *self, PyObject *timeout);
 
-/* greenlet.c */
+/* integrate/greenlet.c */
 extern bool greenlet_imported;
 /* Whether that is done: it is not while the module is half-way through its own import. */
 bool greenlet_import(PyObject *modules);
 /* Whether the caller is inside a greenlet, which may not be left so. True with an exception set. */
 bool greenlet_inside(void);
 
-/* import.c */
+/* integrate/audit.c */
 /* Something has begun to be imported since the last look, or one is not done. */
 extern _Atomic bool import_pending;
 int import_init(void);
@@ -296,7 +305,7 @@ static inline void import_check(void)
 		import_look();
 }
 
-/* loop.c */
+/* integrate/asyncio.c */
 extern bool loop_imported;
 /* As greenlet_import(). */
 bool loop_import(PyObject *modules);

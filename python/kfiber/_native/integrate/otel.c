@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* For kfiber/otel.py. */
+/* OpenTelemetry's thread context, for kfiber/otel.py. */
 #include "native.h"
 
 #include <errno.h>
