@@ -15,10 +15,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
-NATIVE = Path("python/kfiber/_native")
+NATIVE = Path("python/native")
 LIBRARY = Path("lib")
 EXPORTS = NATIVE / "exports.map"
-STUB = NATIVE.with_suffix(".pyi")
+STUB = Path("python/kfiber/_native.pyi")
 DOCSTRINGS = NATIVE / "docstrings.py"
 START = Path("python/kfiber/greenlet/kfiber-greenlet.pth")
 

@@ -159,12 +159,20 @@ def test_an_extension_that_cannot_be_built_is_one_line(lacks, tmp_path):
 
 def test_an_unbuilt_checkout_says_so(tmp_path):
     shutil.copytree(
-        SCRIPT.parents[1] / "python/kfiber", tmp_path / "kfiber",
+        SCRIPT.parents[1] / "python", tmp_path / "python",
         ignore=shutil.ignore_patterns("*.so"), symlinks=True,
     )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", "import kfiber; kfiber.Fiber"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert "extension is not built" in done.stderr.splitlines()[-1]
-    assert "; hint: make build" in done.stderr.splitlines()[-1]
+
+    def last_line(program):
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", program],
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "python")},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stderr.splitlines()[-1]
+
+    last = last_line("import kfiber; kfiber.Fiber")
+    assert "extension is not built" in last
+    assert "; hint: make build" in last
+    # The folder of its sources is not taken for the extension.
+    assert last_line("import kfiber._native").startswith("ModuleNotFoundError: ")

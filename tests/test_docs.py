@@ -138,7 +138,7 @@ def found(pattern, *sources):
 
 
 def test_environment_variables():
-    used = found(r"\b(KFIBER_[A-Z_]*[A-Z])\b(?!_H)", "lib/", "python/kfiber/")
+    used = found(r"\b(KFIBER_[A-Z_]*[A-Z])\b(?!_H)", "lib/", "python/kfiber/", "python/native/")
     guards = {name for name in used if name.endswith("_H")}
     page = {name for name in first_cells("docs/reference/environment.md") if "KFIBER" in name}
     assert page == used - guards, "hint: docs/reference/environment.md"

@@ -98,7 +98,7 @@ def sources(*folders):
 def test_the_sdist_has_all_sources(sdist):
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    assert sources("lib", "uapi", "python/kfiber/_native") <= names
+    assert sources("lib", "uapi", "python/native") <= names
     assert {f"python/kfiber/{name}" for name in sources("kmod")} <= names
     assert {f"python/kfiber/packaging/{name}" for name in ACCESS} <= names
     assert {"LICENSES/MIT.txt", "LICENSES/GPL-2.0-only.txt", "README.md"} <= names

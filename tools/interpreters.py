@@ -19,7 +19,10 @@ CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 # What is installed beside kfiber.
 TOOLS = ("gevent", "greenlet", "pyperf", "pytest", "pytest-timeout")
 # What an installation is made of.
-SOURCES = ("lib", "uapi", "python/kfiber", "setup.py", "pyproject.toml", "MANIFEST.in")
+SOURCES = (
+    *("lib", "uapi", "python/kfiber", "python/native"),
+    *("setup.py", "pyproject.toml", "MANIFEST.in"),
+)
 COPIED = (*SOURCES, "README.md", "LICENSES", "kmod")
 KINDS = {".c", ".h", ".S", ".py", ".pyi", ".map", ".pth", ".toml", ".in"}
 

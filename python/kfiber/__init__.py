@@ -90,14 +90,13 @@ def __getattr__(name: str) -> object:
 
         globals()["watch"] = watch
         return watch
-    from kfiber import _native
-
-    if _native.__file__ is None:
-        # The folder of its sources: a checkout that was not built for this Python.
+    try:
+        import kfiber._native as _native
+    except ModuleNotFoundError:
         raise ImportError(
             f"kfiber's extension is not built for {sys.executable}; "
             "hint: make build in a checkout, or pip install . with this Python"
-        )
+        ) from None
     for each in __all__:
         if each not in ("__version__", "watch"):
             globals()[each] = getattr(_native, each)

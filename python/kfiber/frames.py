@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Python frames of fibers, read from outside: a program of any version that the extension knows.
 
-The extension says where everything is (python/kfiber/_native/outside.c), so nothing here depends on
+The extension says where everything is (python/native/outside.c), so nothing here depends on
 a release but how an instruction leads to its line. Taking the frames from the memory and making
 sense of them are two steps: the process has to stand still for the first one only.
 """
