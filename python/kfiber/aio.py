@@ -94,7 +94,7 @@ async def to_fiber(func: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwarg
     loop up as long as it does not await, as a coroutine does.
 
     What cancels the task, or times it out, is raised out of await_(). If the task is destroyed
-    without that, `kfiber.FiberExit` is, as in any fiber that nobody reaches any more.
+    without that, `kfiber.FiberExit` is, as in any fiber that nothing refers to any more.
 
     RuntimeError: not in a task. `kfiber.FiberLimitError`: too many fibers.
     `kfiber.FiberPinnedError`: the loop now runs in another thread. Any number of threads may

@@ -92,7 +92,7 @@ PyObject *error_raise(int err, const char *what)
 		return error_format(FiberFinishedError, EOWNERDEAD, "%s: it has finished", what);
 	case ENODEV:
 		return error_format(FiberError, err,
-				    "%s: the engine is not there; hint: kfiber module load, or "
+				    "%s: the engine is not available; hint: kfiber module load, or "
 				    "KFIBER_ENGINE=local", what);
 	case EPROTO:
 		return error_format(FiberError, err,

@@ -176,7 +176,7 @@ struct thread *thread_convert(void)
 	if (thread)
 		return thread;
 	if (is_over()) {
-		error_format(FiberError, ECANCELED, "this thread ends: it cannot run fibers any more");
+		error_format(FiberError, ECANCELED, "this thread is ending: it cannot run fibers any more");
 		return NULL;
 	}
 	return convert(true);

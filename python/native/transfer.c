@@ -117,7 +117,7 @@ static _Noreturn void abandon(Fiber *self)
 {
 	Fiber *to = self->ender;
 
-	error_format(FiberError, ECANCELED, "it does not end; what it holds is lost");
+	error_format(FiberError, ECANCELED, "it does not end; what it refers to is lost");
 	PyErr_WriteUnraisable((PyObject *)self);
 	self->state = STATE_FINISHED;
 	fiber_unlink(self);
@@ -224,7 +224,7 @@ static bool may_reach(struct thread *thread, Fiber *to)
 		return false;
 	}
 	if (__builtin_expect(fibers_over, 0) && interpreter_ends()) {
-		error_format(FiberError, ECANCELED, "the interpreter ends: fibers run no more");
+		error_format(FiberError, ECANCELED, "the interpreter is ending: fibers cannot run any more");
 		return false;
 	}
 	if (__builtin_expect(to->state != STATE_SUSPENDED && to->state != STATE_NEW, 0)) {
@@ -236,7 +236,7 @@ static bool may_reach(struct thread *thread, Fiber *to)
 		return false;
 	}
 	if (__builtin_expect(to->waiting, 0)) {
-		error_format(FiberPinnedError, EPERM, "%R waits for another one to end", to);
+		error_format(FiberPinnedError, EPERM, "%R is waiting for another fiber to end", to);
 		return false;
 	}
 	return !greenlet_imported || !greenlet_inside();
@@ -251,7 +251,7 @@ static bool may_enter(struct thread *thread, Fiber *to)
 		if (++from->refusals > REFUSALS_MAX)
 			abandon(from);
 		error_format(FiberError, ECANCELED,
-			     "nobody reaches this fiber any more: it may not leave before it has ended");
+			     "nothing refers to this fiber any more: it cannot switch while it is being ended");
 		return false;
 	}
 	return may_reach(thread, to);
@@ -416,7 +416,7 @@ PyObject *transfer(Fiber *to, PyObject *message, bool failed)
 /* Of an ending: the engine refused. */
 static void report(Fiber *self, int err)
 {
-	error_raise(err, "a fiber that nobody reaches cannot be ended");
+	error_raise(err, "a fiber that nothing refers to cannot be ended");
 	PyErr_WriteUnraisable((PyObject *)self);
 }
 
@@ -488,7 +488,7 @@ int transfer_kill(Fiber *self)
 	if (self->state == STATE_FINISHED && self->id)
 		return 0;
 	if (self->root) {
-		error_format(FiberError, EPERM, "%R is a thread: it ends with that", self);
+		error_format(FiberError, EPERM, "%R is a thread's root fiber: it ends with its thread", self);
 		return -1;
 	}
 	if (!may_reach(thread, self))

@@ -111,7 +111,7 @@ static int wait_for(Fiber *self, PyObject *timeout)
 	}
 	if (thread && (self == thread->current || self->pinned_to == thread)) {
 		error_format(FiberError, EDEADLK,
-			     "%R can run on this thread only, which would wait for it; hint: switch() "
+			     "%R can run only on this thread, which would wait for it; hint: switch() "
 			     "to it", self);
 		return -1;
 	}

@@ -255,7 +255,7 @@ def test_result_raises():
 def test_a_wait_that_could_not_end():
     for fiber in (kfiber.current(), kfiber.root()):
         for wait in (fiber.join, fiber.result):
-            with pytest.raises(FiberError, match="this thread only"):
+            with pytest.raises(FiberError, match="only on this thread"):
                 wait()
     for wrong in (-1, float("nan"), "soon"):
         with pytest.raises((ValueError, TypeError)):

@@ -240,7 +240,7 @@ def test_it_may_not_leave_while_it_is_ended():
         try:
             main.switch()
         finally:
-            with pytest.raises(kfiber.FiberError, match="may not leave"):
+            with pytest.raises(kfiber.FiberError, match="cannot switch while it is being ended"):
                 main.switch()
             seen.append(Fiber(print).state)
 

@@ -234,7 +234,7 @@ def test_a_thread_that_ends_is_not_made_a_fiber(thread):
     assert [fiber for fiber in kfiber.fibers() if fiber is not kfiber.current()] == []
     # From 3.13 on a thread's locals die before it ends as a fiber.
     if sys.version_info < (3, 13):
-        assert refused == ["this thread ends: it cannot run fibers any more"]
+        assert refused == ["this thread is ending: it cannot run fibers any more"]
 
 
 def test_a_collection_during_the_first_use_on_a_thread(python):
@@ -341,7 +341,7 @@ def test_no_switch_when_the_interpreter_ends(python):
         """
     )
     assert done.stdout == "after it"
-    assert "FiberError: the interpreter ends: fibers run no more" in done.stderr
+    assert "FiberError: the interpreter is ending: fibers cannot run any more" in done.stderr
 
 
 def test_threading_may_be_imported_in_a_fiber(python):
