@@ -141,10 +141,10 @@ def test_cprofile(python):
         root, profiles = kfiber.root(), {}
         def observe(left, entered):
             profiles[left.id].disable()
-            profiles.setdefault(entered.id, cProfile.Profile()).enable()
+            profiles.setdefault(entered.id, cProfile.Profile(time.thread_time)).enable()
         def burn(seconds):
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
+            end = time.thread_time() + seconds
+            while time.thread_time() < end:
                 pass
         def one():
             burn(0.1)
@@ -152,7 +152,7 @@ def test_cprofile(python):
             burn(0.1)
         def two():
             root.switch()
-        profiles[root.id] = cProfile.Profile()
+        profiles[root.id] = cProfile.Profile(time.thread_time)
         profiles[root.id].enable()
         kfiber.set_observer(observe)
         fibers = [kfiber.Fiber(one), kfiber.Fiber(two)]
@@ -164,6 +164,43 @@ def test_cprofile(python):
         found = {key[2]: row for key, row in pstats.Stats(*profiles.values()).stats.items()}
         assert found["one"][3] >= 0.1 > 0.05 > found["two"][3], found
         assert (found["burn"][0], found["one"][0]) == (2, 1)
+        """
+    )
+
+
+@needs("yappi")
+@needs("greenlet")
+def test_yappi(python):
+    """Its contexts are fibers, and the time while one is suspended is not its own."""
+    python(
+        """
+        import kfiber, time, yappi
+        root = kfiber.root()
+        def burn(seconds):
+            end = time.thread_time() + seconds
+            while time.thread_time() < end:
+                pass
+        def one():
+            burn(0.1)
+            root.switch()
+            burn(0.1)
+        def two():
+            root.switch()
+        yappi.set_clock_type("cpu")
+        yappi.set_context_backend("greenlet")
+        yappi.set_context_id_callback(lambda: kfiber.current().id)
+        yappi.set_context_name_callback(lambda: kfiber.current().name)
+        yappi.start()
+        fibers = [kfiber.Fiber(one), kfiber.Fiber(two)]
+        for _ in range(2):
+            for fiber in fibers:
+                fiber.switch()
+        yappi.stop()
+        found = {each.name: each for each in yappi.get_func_stats()}
+        assert found["one"].ttot >= 0.2 > 0.1 > found["two"].ttot, found
+        assert (found["burn"].ncall, found["one"].ncall, found["two"].ncall) == (2, 1, 1)
+        names = {each.name for each in yappi.get_greenlet_stats()}
+        assert names == {"one", "two", root.name}, names
         """
     )
 
