@@ -242,7 +242,6 @@ void interpreter_swap(PyThreadState *from, PyThreadState *to, bool moved)
 {
 	bool missed = false;
 
-	/* First: waiting for its lock may drop the GIL. */
 	list_replace(from, to);
 	move_thread(from, to, moved);
 #if V310 || V311

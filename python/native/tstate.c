@@ -3,6 +3,7 @@
 #include "tstate.h"
 
 #include <limits.h>
+#include <time.h>
 
 struct places places;
 
@@ -11,10 +12,22 @@ struct places places;
 static PyThreadState *pool;
 static unsigned int pooled;
 
+/*
+ * With the GIL, which is not dropped. PyMutex_Lock() would drop it, and may be handed the lock by another
+ * thread while a third one has the GIL and waits for the lock: a deadlock. The interpreter itself
+ * waits for it without dropping the GIL, by functions that it does not export; who has it never waits
+ * for the GIL, so that this is a matter of microseconds.
+ */
 static void list_acquire(void)
 {
 #if V313
-	PyMutex_Lock(places.list_lock);
+	static const struct timespec moment = { .tv_nsec = 20000 };
+	uint8_t *bits = &places.list_lock->_bits, before;
+
+	/* Unlocked; other threads may be parked there, whom PyMutex_Unlock() wakes. */
+	while (before = _Py_atomic_load_uint8(bits) & ~_Py_LOCKED,
+	       !_Py_atomic_compare_exchange_uint8(bits, &before, before | _Py_LOCKED))
+		nanosleep(&moment, NULL);
 #else
 	PyThread_acquire_lock(*places.list_lock, WAIT_LOCK);
 #endif
