@@ -104,7 +104,7 @@ report: build
 	@$(EXTRAS)
 	$(KFIBER_BENCH) report $(REPORT)
 
-# Two short reports agree; ten minutes.
+# Two short reports agree; seven minutes.
 report-check: build
 	@$(EXTRAS)
 	KFIBER_REPORT=1 $(BIN)/python -m pytest -s tests/bench/test_repeats.py

@@ -59,7 +59,7 @@ WHOLE = ((512, 1024), (1, 3))
 MODES = {
     "quick": Mode(
         calls=5,
-        repeats=5,
+        repeats=3,
         sizes=(128, 512, 2048),
         seconds=0.05,
         counted=SIZES[:4],
