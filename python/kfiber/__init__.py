@@ -92,7 +92,9 @@ def __getattr__(name: str) -> object:
         return watch
     try:
         import kfiber._native as _native
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "kfiber._native":
+            raise
         raise ImportError(
             f"kfiber's extension is not built for {sys.executable}; "
             "hint: make build in a checkout, or pip install . with this Python"

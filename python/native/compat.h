@@ -37,7 +37,10 @@
 #define V314 (PY_VERSION_HEX >= 0x030e0000)
 #define V315 (PY_VERSION_HEX >= 0x030f0000)
 
-/* Of a state's eval_breaker from 3.13 on; the rest is the version of what tracers are told. */
+/*
+ * From 3.13 on these bits of a state's eval_breaker are its events; the others are the version of what
+ * tracers are told.
+ */
 #define EVENTS ((uintptr_t)0xff)
 
 #if V313 && !V314
@@ -68,7 +71,7 @@
 #define FRAME_ON_C_STACK(frame)	((frame)->owner == FRAME_OWNED_BY_CSTACK)
 #define FRAME_TOP(state)	((state)->cframe->current_frame)
 #elif V314
-/* What is borrowed or no object has a tag; who lends it is visited. */
+/* A reference that is borrowed, or is to no object, has a tag; the collector visits its lender. */
 #define REFERENCE(ref)		((ref).bits & Py_INT_TAG ? NULL : (PyObject *)(ref).bits)
 #define FRAME_CODE(frame)	PyStackRef_AsPyObjectBorrow((frame)->f_executable)
 #define FRAME_FUNCTION(frame)	REFERENCE((frame)->f_funcobj)

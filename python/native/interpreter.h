@@ -61,7 +61,7 @@ void interpreter_set_context(PyThreadState *state, PyObject *context);
  */
 void interpreter_imported(PyThreadState *root);
 
-/* What is called in between is not traced. */
+/* Calls between these two are not traced. */
 void interpreter_trace_pause(void);
 void interpreter_trace_resume(void);
 

@@ -73,7 +73,7 @@ static int recursion_limit(size_t stack_size)
 }
 #endif
 
-/* Counters anew, as for a thread whose stack has that size. -1 with an exception set. */
+/* Resets the counters, as for a thread whose stack has that size. -1 with an exception set. */
 static int state_limit(PyThreadState *state, fiber_id_t id, size_t stack_size)
 {
 	int limit = Py_GetRecursionLimit();

@@ -21,7 +21,7 @@ struct places {
 	/* Of GILState's, counted from the thread pointer. */
 	ptrdiff_t gilstate_offset;
 #else
-	/* GILState's; a fork() makes it anew up to 3.12. */
+	/* GILState's; up to 3.12 a fork() makes another one. */
 	pthread_key_t current_key;
 #endif
 	/* NULL: not known. */

@@ -161,7 +161,7 @@ class Model:
         if not fiber:
             return
         fiber.thread = None
-        self._finish_own(thread)
+        self._finish_root(thread)
         if fiber.create:
             fiber.reset()
         else:
@@ -292,12 +292,12 @@ class Model:
             return EPERM, None
         if thread.running is thread.root:
             return EINVAL, None
-        self._finish_own(thread)
+        self._finish_root(thread)
         thread.waits = not thread.root.finished
         return (WAITS if thread.waits else 0), None
 
     @staticmethod
-    def _finish_own(thread):
+    def _finish_root(thread):
         if thread.root.thread:
             thread.root.exit_pending = True
         else:

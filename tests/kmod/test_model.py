@@ -143,11 +143,11 @@ STEPS = {
     "convert": (3, FLAGS, SIZES, WHERE),
     "create": (4, FIBERS, WHERE),
     "switch": (3, IDS),
-    "switch_to_own": (3, st.integers(0, LANES - 1)),
+    "switch_to_root": (3, st.integers(0, LANES - 1)),
     "trade": (3, st.integers(0, 11), st.integers(0, LANES - 1), st.booleans()),
     "switch_on_alternate_stack": (1, IDS),
     "delete": (4, IDS),
-    "delete_own": (1, st.integers(0, LANES - 1)),
+    "delete_root": (1, st.integers(0, LANES - 1)),
     "revert": (1,),
     "retire": (4,),
     "set_name": (3, IDS, NAMES, WHERE),
@@ -268,7 +268,7 @@ class Machine(RuleBasedStateMachine):
         if fibers:
             self.do("switch", slot, nth(fibers, which))
 
-    def switch_to_own(self, slot, other):
+    def switch_to_root(self, slot, other):
         root = self.model.threads[nth(self.model.threads, other)].root
         if root:
             self.do("switch", slot, root.id)
@@ -285,7 +285,7 @@ class Machine(RuleBasedStateMachine):
             if retire:
                 self.retire(slot)
 
-    def delete_own(self, slot, other):
+    def delete_root(self, slot, other):
         root = self.model.threads[nth(self.model.threads, other)].root
         if root:
             self.do("delete", slot, root.id)

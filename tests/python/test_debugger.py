@@ -83,6 +83,11 @@ class Client:
             if message["type"] == "event":
                 self.events.append(message)
 
+    def step(self, thread):
+        """Over the line at which it has stopped."""
+        self.send("next", threadId=thread)
+        return self.stopped()
+
     def stopped(self):
         """The thread that has stopped; its innermost frame's function, line, and variables."""
         thread = self.event("stopped")["threadId"]
@@ -139,11 +144,9 @@ def test_a_step_stays_in_its_fiber(client):
     thread, place = client.stopped()
     assert place == ("one", 5, {"value": "'first'"})
     # Over the switch: the other fiber runs meanwhile.
-    client.send("next", threadId=thread)
-    thread, place = client.stopped()
+    thread, place = client.step(thread)
     assert place == ("one", 6, {"value": "'first'"})
-    client.send("next", threadId=thread)
-    thread, place = client.stopped()
+    thread, place = client.step(thread)
     assert place == ("one", 7, {"value": "'second'"})
     client.send("continue", threadId=thread)
     thread, place = client.stopped()
