@@ -135,7 +135,7 @@ static void reap(const struct engine *engine, fiber_id_t id, const struct detach
 }
 
 /*
- * The calling fiber's key values go. A destructor may set a key again, so many times as one of a
+ * The calling fiber ends, and its key values go. A destructor may set a key again, so many times as one of a
  * thread may (PTHREAD_DESTRUCTOR_ITERATIONS); what is there still is dropped.
  */
 static void destroy_values(struct fiber_cb *cb)
@@ -147,6 +147,7 @@ static void destroy_values(struct fiber_cb *cb)
 
 	if (!extra)
 		return;
+	atomic_fetch_or(&cb->flags, CB_ENDING);
 	do {
 		values_destroy(values);
 		lock_take(&state);
@@ -159,6 +160,8 @@ static void destroy_values(struct fiber_cb *cb)
 		}
 		lock_drop(&state);
 	} while (values);
+	/* It may begin again. */
+	atomic_fetch_and(&cb->flags, (uint16_t)~CB_ENDING);
 }
 
 /*
@@ -400,8 +403,8 @@ static int delete_self(struct fiber_cb *cb)
 
 	if (cb->root_of)
 		return EPERM;
-	if (thread_self()->ending) {
-		/* A destructor of the thread, which is off the fiber's stack. */
+	if (thread_self()->ending || (atomic_load(&cb->flags) & CB_ENDING)) {
+		/* A destructor of the thread or of a key, which must go on. */
 		atomic_fetch_or(&cb->flags, CB_ENDS);
 		return 0;
 	}

@@ -92,6 +92,8 @@ struct fiber_cb {
 #define CB_RETURNS	(1u << 1)
 /* It ends for good: it has returned so, or deleted itself. */
 #define CB_ENDS		(1u << 2)
+/* It is at its end, and destructors of its keys run. */
+#define CB_ENDING	(1u << 4)
 
 /* fiber_set_data() was called; before, its data is `arg`. */
 #define CB_DATA		(1u << 3)

@@ -262,7 +262,7 @@ int fiber_resumer(fiber_id_t *id);
  * its keys run on the caller. Source: Windows' DeleteFiber().
  *
  * The calling fiber can be deleted too if it was created; the call then does not return. (It
- * returns if the thread has ended on that fiber and a destructor of the thread deletes it.) With
+ * returns if that fiber is at its end already and a destructor of a key or of the thread deletes it.) With
  * FIBER_RETURNS the effect is that of a return of the fiber's function. Without it the thread
  * ends, as with Windows; this does not work while a handler of pthread_cleanup_push() is active in
  * C code. `stack_free` is called when the thread has left that stack, maybe

@@ -65,11 +65,12 @@ LPVOID WINAPI ConvertThreadToFiberEx(LPVOID parameter, DWORD flags)
 	handle = handle_new(id, parameter, true);
 	if (!handle || handle_watch(handle)) {
 		if (handle)
-			handle_free(handle);
+			handle_drop(handle);
 		fiber_revert();
 		SetLastError(ERROR_NOT_ENOUGH_MEMORY);
 		return NULL;
 	}
+	handle->converted = true;
 	measure_thread(handle);
 	if (self->fls)
 		fls_move(&handle->fls, self->fls);
@@ -101,7 +102,7 @@ BOOL WINAPI ConvertFiberToThread(VOID)
 		}
 	}
 	fls = self->fls;
-	handle_watch(NULL);
+	handle_unwatch(handle);
 	err = fiber_revert();
 	if (err) {
 		handle_watch(handle);
@@ -110,7 +111,7 @@ BOOL WINAPI ConvertFiberToThread(VOID)
 	}
 	if (fls)
 		fls_move(fls, &handle->fls);
-	handle_free(handle);
+	handle_drop(handle);
 	return TRUE;
 }
 
@@ -189,24 +190,21 @@ void switch_failed(struct windows_fiber *handle, int err)
 		error_abort("SwitchToFiber", handle, err);
 }
 
-/* With the fiber deleted or about to end with its thread. */
 static void delete(struct windows_fiber *handle)
 {
 	int err;
 
-	if (!handle_claim(handle))
-		return;
+	handle_hold(handle);
 	err = fiber_delete(handle->id);
 	if (err == EBUSY)
 		err = when_free(fiber_delete, handle->id);
+	/* ESRCH: its thread has ended. EPERM: a living thread's own fiber, which ends with the thread. */
 	if (err && err != ESRCH && err != EPERM)
 		error_abort("DeleteFiber", handle, err);
 	fls_end(&handle->fls);
-	/* A living thread's own fiber ends with the thread, and the handle with the fiber. */
-	if (err == EPERM)
-		atomic_store(&handle->dying, false);
-	else
-		handle_free(handle);
+	if (err != EPERM)
+		handle_drop(handle);
+	handle_put(handle);
 }
 
 /*
@@ -218,10 +216,10 @@ static bool delete_self(struct windows_fiber *handle)
 	fiber_id_t id = handle->id;
 	int err;
 
+	fls_end(&handle->fls);
 	if (!handle->own) {
-		fls_end(&handle->fls);
-		if (handle_claim(handle))
-			handle_free(handle);
+		handle_unwatch(handle);
+		handle_drop(handle);
 	}
 	err = fiber_delete(id);
 	if (err && err != EPERM)

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
 #include "error.h"
 #include "fls.h"
+#include "lock.h"
 #include "thread.h"
 
 _Static_assert(FLS_FIRST * ((1 << FLS_CHUNKS) - 1) == FLS_MAXIMUM_AVAILABLE, "the chunks are all");
 
 static struct index {
-	/* Changed under the lock, read by all. */
+	/* Changed under windows_lock, read by all. */
 	_Atomic uint64_t generation;
 	/* Under the lock; they stay until the index is free again. */
 	PFLS_CALLBACK_FUNCTION callback;
@@ -24,9 +24,6 @@ static struct index {
  * fork, or its fiber may be deleted.
  */
 static struct fls marks[FLS_MAXIMUM_AVAILABLE];
-
-/* Guards the list, and what says so above. No callback runs under it. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* A ring of all that have a value, and of the marks of those that go through it. */
 static struct fls all = { .previous = &all, .next = &all };
@@ -94,11 +91,11 @@ static int chunk_add(struct windows_fiber *handle, DWORD index)
 	slots = calloc(FLS_FIRST << chunk, sizeof(*slots));
 	if (!slots)
 		return ENOMEM;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	atomic_store_explicit(&fls->chunks[chunk], slots, memory_order_release);
 	if (!fls->next)
 		link_before(fls, &all);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&windows_lock);
 	return 0;
 }
 
@@ -129,7 +126,7 @@ DWORD WINAPI FlsAlloc(PFLS_CALLBACK_FUNCTION callback)
 		SetLastError(ERROR_NOT_ENOUGH_MEMORY);
 		return FLS_OUT_OF_INDEXES;
 	}
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	for (index = 1; index < FLS_MAXIMUM_AVAILABLE; index++)
 		if (!(atomic_load(&indices[index].generation) & 1) && !indices[index].dying)
 			break;
@@ -137,7 +134,7 @@ DWORD WINAPI FlsAlloc(PFLS_CALLBACK_FUNCTION callback)
 		indices[index].callback = callback;
 		atomic_fetch_add(&indices[index].generation, 1);
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&windows_lock);
 	if (index < FLS_MAXIMUM_AVAILABLE)
 		return index;
 	SetLastError(ERROR_NOT_ENOUGH_MEMORY);
@@ -150,7 +147,7 @@ static void *take_next(DWORD index, uint64_t generation)
 	struct fls *mark = &marks[index];
 	void *value = NULL;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	while (!value && mark->next != &all) {
 		struct fls *fls = mark->next;
 
@@ -158,7 +155,7 @@ static void *take_next(DWORD index, uint64_t generation)
 		unlink_it(mark);
 		link_before(mark, fls->next);
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&windows_lock);
 	return value;
 }
 
@@ -169,7 +166,7 @@ BOOL WINAPI FlsFree(DWORD index)
 	bool allocated = false;
 	void *value;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	if (in_range(index)) {
 		generation = atomic_load(&indices[index].generation);
 		allocated = generation & 1;
@@ -180,7 +177,7 @@ BOOL WINAPI FlsFree(DWORD index)
 		atomic_store(&indices[index].generation, generation + 1);
 		link_before(&marks[index], all.next);
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&windows_lock);
 	if (!allocated) {
 		SetLastError(ERROR_INVALID_PARAMETER);
 		return FALSE;
@@ -188,10 +185,10 @@ BOOL WINAPI FlsFree(DWORD index)
 	if (callback)
 		while ((value = take_next(index, generation)))
 			callback(value);
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	unlink_it(&marks[index]);
 	indices[index].dying = false;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&windows_lock);
 	return TRUE;
 }
 
@@ -257,7 +254,7 @@ static void *take_any(struct fls *fls, DWORD *index, PFLS_CALLBACK_FUNCTION *cal
 {
 	void *value = NULL;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	for (; !value && *index < FLS_MAXIMUM_AVAILABLE; ++*index) {
 		uint64_t generation = atomic_load(&indices[*index].generation);
 
@@ -270,7 +267,7 @@ static void *take_any(struct fls *fls, DWORD *index, PFLS_CALLBACK_FUNCTION *cal
 		if (!*callback)
 			value = NULL;
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&windows_lock);
 	return value;
 }
 
@@ -285,14 +282,14 @@ void fls_end(struct fls *fls)
 		return;
 	while ((value = take_any(fls, &index, &callback)))
 		callback(value);
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	/* A callback may have moved it all, by a conversion. */
 	if (fls->next) {
 		unlink_it(fls);
 		for (i = 0; i < FLS_CHUNKS; i++)
 			free(atomic_exchange(&fls->chunks[i], NULL));
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&windows_lock);
 }
 
 void fls_move(struct fls *to, struct fls *from)
@@ -301,27 +298,10 @@ void fls_move(struct fls *to, struct fls *from)
 
 	if (!from->next)
 		return;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&windows_lock);
 	for (i = 0; i < FLS_CHUNKS; i++)
 		atomic_store(&to->chunks[i], atomic_exchange(&from->chunks[i], NULL));
 	link_before(to, from);
 	unlink_it(from);
-	pthread_mutex_unlock(&lock);
-}
-
-/* Over a fork(): the child's copy of the list is whole. */
-static void fork_prepare(void)
-{
-	pthread_mutex_lock(&lock);
-}
-
-static void fork_end(void)
-{
-	pthread_mutex_unlock(&lock);
-}
-
-/* As early as libfiber's, which says why. */
-__attribute__((constructor(101))) static void fork_watch(void)
-{
-	pthread_atfork(fork_prepare, fork_end, fork_end);
+	pthread_mutex_unlock(&windows_lock);
 }

@@ -26,11 +26,12 @@ struct fls_slot {
 
 /*
  * Zero is the empty one. Only the owner adds chunks, and they stay until fls_end(). It is in the
- * list of all, which fls.c locks, as long as it has a chunk.
+ * list of all, under windows_lock, as long as it has a chunk; the owner looks at `next` without.
  */
 struct fls {
 	struct fls_slot *_Atomic chunks[FLS_CHUNKS];
-	struct fls *previous, *next;
+	struct fls *previous;
+	struct fls *_Atomic next;
 };
 
 /* Calls back for each value, which is NULL by then, and frees all. */

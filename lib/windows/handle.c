@@ -6,9 +6,13 @@
 
 #include "error.h"
 #include "handle.h"
+#include "lock.h"
 #include "uapi/fiber.h"
 
-/* By the slot of their ids. Untouched pages of it cost nothing. */
+/*
+ * By the slot of their ids, the newest first: under windows_lock, but that anybody may look at the
+ * first one. Untouched pages cost nothing.
+ */
 static struct windows_fiber *_Atomic handles[1 << FIBER_SLOT_BITS];
 
 static struct windows_fiber *_Atomic *place(fiber_id_t id)
@@ -20,14 +24,27 @@ static struct windows_fiber *_Atomic *place(fiber_id_t id)
 static fiber_key_t end_key;
 static int end_error;
 
+/* Another fiber runs where this one ends. */
+static bool left(const struct windows_fiber *handle)
+{
+	fiber_id_t id;
+
+	return !fiber_self(&id) && id != handle->id;
+}
+
 /* On the fiber that ends, on who deletes it, or where its thread ends. */
 static void ended(void *pointer)
 {
 	struct windows_fiber *handle = pointer;
 
-	fls_end(&handle->fls);
-	if (handle->own && handle_claim(handle))
-		handle_free(handle);
+	handle->watched = false;
+	/* If its thread ends on another fiber it stays until DeleteFiber(), as on Windows. */
+	if (!handle->converted || !left(handle)) {
+		fls_end(&handle->fls);
+		if (handle->own)
+			handle_drop(handle);
+	}
+	handle_put(handle);
 }
 
 static void end_init(void)
@@ -38,9 +55,25 @@ static void end_init(void)
 int handle_watch(struct windows_fiber *handle)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	int err;
 
+	if (handle->watched)
+		return 0;
 	pthread_once(&once, end_init);
-	return end_error ? end_error : fiber_key_set(end_key, handle);
+	err = end_error ? end_error : fiber_key_set(end_key, handle);
+	if (err)
+		return err;
+	handle->watched = true;
+	atomic_fetch_add(&handle->references, 1);
+	return 0;
+}
+
+void handle_unwatch(struct windows_fiber *handle)
+{
+	if (!handle->watched || fiber_key_set(end_key, NULL))
+		return;
+	handle->watched = false;
+	handle_put(handle);
 }
 
 struct windows_fiber *handle_new(fiber_id_t id, void *param, bool own)
@@ -53,27 +86,58 @@ struct windows_fiber *handle_new(fiber_id_t id, void *param, bool own)
 	handle->exception_list = (void *)-1;
 	handle->id = id;
 	handle->own = own;
+	atomic_init(&handle->references, 1);
+	pthread_mutex_lock(&windows_lock);
+	handle->older = atomic_load(place(id));
 	atomic_store_explicit(place(id), handle, memory_order_release);
+	pthread_mutex_unlock(&windows_lock);
 	return handle;
 }
 
 bool handle_exists(const struct windows_fiber *handle)
 {
-	return atomic_load_explicit(place(handle->id), memory_order_acquire) == handle;
+	const struct windows_fiber *other;
+
+	pthread_mutex_lock(&windows_lock);
+	other = atomic_load(place(handle->id));
+	while (other && other != handle)
+		other = other->older;
+	pthread_mutex_unlock(&windows_lock);
+	return other;
 }
 
-bool handle_claim(struct windows_fiber *handle)
+void handle_hold(struct windows_fiber *handle)
 {
-	return !atomic_exchange(&handle->dying, true);
+	atomic_fetch_add(&handle->references, 1);
 }
 
-void handle_free(struct windows_fiber *handle)
+void handle_put(struct windows_fiber *handle)
 {
-	struct windows_fiber *expected = handle;
+	if (atomic_fetch_sub(&handle->references, 1) == 1)
+		free(handle);
+}
 
-	/* The slot may have another fiber by now. */
-	atomic_compare_exchange_strong(place(handle->id), &expected, NULL);
-	free(handle);
+void handle_drop(struct windows_fiber *handle)
+{
+	struct windows_fiber *newer;
+	bool dropped;
+
+	pthread_mutex_lock(&windows_lock);
+	dropped = handle->dropped;
+	handle->dropped = true;
+	if (!dropped) {
+		newer = atomic_load(place(handle->id));
+		if (newer == handle) {
+			atomic_store(place(handle->id), handle->older);
+		} else {
+			while (newer->older != handle)
+				newer = newer->older;
+			newer->older = handle->older;
+		}
+	}
+	pthread_mutex_unlock(&windows_lock);
+	if (!dropped)
+		handle_put(handle);
 }
 
 void handle_measure(struct windows_fiber *handle)
@@ -91,12 +155,17 @@ void handle_measure(struct windows_fiber *handle)
 static struct windows_fiber *adopt(fiber_id_t id)
 {
 	struct windows_fiber *handle;
+	int err;
 
-	if (handle_watch(NULL) == EPERM)
+	handle = handle_new(id, NULL, true);
+	err = handle ? handle_watch(handle) : ENOMEM;
+	if (err && handle)
+		handle_drop(handle);
+	if (err == EPERM)
 		return NULL;
-	handle = handle_new(id, fiber_data(), true);
-	if (!handle || handle_watch(handle))
+	if (err)
 		error_abort("GetCurrentFiber", NULL, ENOMEM);
+	handle->param = fiber_data();
 	handle_measure(handle);
 	return handle;
 }
@@ -110,9 +179,17 @@ static struct windows_fiber *handle_of(fiber_id_t id)
 
 struct windows_fiber *handle_find(void)
 {
+	struct windows_fiber *handle;
 	fiber_id_t id;
 
-	return fiber_self(&id) ? NULL : handle_of(id);
+	if (fiber_self(&id))
+		return NULL;
+	pthread_mutex_lock(&windows_lock);
+	handle = handle_of(id);
+	if (handle)
+		handle_hold(handle);
+	pthread_mutex_unlock(&windows_lock);
+	return handle;
 }
 
 struct windows_fiber *handle_current(void)

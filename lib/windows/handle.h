@@ -3,8 +3,9 @@
  * Handles: the structure that a fiber's handle points to, and how it is found.
  *
  * The thread or fiber that creates a fiber also creates its handle. Native fibers of libfiber
- * get one when they ask for it. DeleteFiber() and ConvertFiberToThread() free it; a
- * thread's own one, if nobody did, is freed when its fiber ends.
+ * get one when they ask for it. It lives as long as somebody has a reference: the first one ends
+ * with handle_drop(), in DeleteFiber(), in ConvertFiberToThread(), and where the thread ends that
+ * runs the fiber; another one is the fiber's, while its end is noticed.
  */
 #ifndef LIBFIBER_WINDOWS_HANDLE_H
 #define LIBFIBER_WINDOWS_HANDLE_H
@@ -29,13 +30,20 @@ struct windows_fiber {
 
 	fiber_id_t id;
 	struct fls fls;
-	/* Freed with its fiber; it is not created by CreateFiber(). */
+	/* Not created by CreateFiber(): dropped with its fiber. */
 	bool own;
-	/* Set by whoever frees it: DeleteFiber(), or the end of the thread that runs the fiber. */
-	atomic_bool dying;
+	/* By ConvertThreadToFiber(); it stays if the thread ends on another fiber. */
+	bool converted;
+	/* The end of the fiber is noticed. Written by who runs it, or ends it. */
+	bool watched;
+	/* By handle_drop(), under the lock. */
+	bool dropped;
+	atomic_uint references;
+	/* Of the same slot, whose fiber has ended; handle.c. */
+	struct windows_fiber *older;
 };
 
-/* NULL: no memory. It is found from now on. */
+/* With one reference. NULL: no memory. It is found from now on. */
 struct windows_fiber *handle_new(fiber_id_t id, void *param, bool own);
 
 /* Notes where the stack of a created fiber lies; nothing for a thread's own one. */
@@ -44,23 +52,31 @@ void handle_measure(struct windows_fiber *handle);
 /* Whether that is a handle, as far as can be told of memory that may have been freed. */
 bool handle_exists(const struct windows_fiber *handle);
 
-/* Whether the caller has to free it. False: another thread, or a caller further up, does. */
-bool handle_claim(struct windows_fiber *handle);
+void handle_hold(struct windows_fiber *handle);
 
-/* Runs no callbacks; `fls` must be empty. */
-void handle_free(struct windows_fiber *handle);
+/* Frees it with the last reference; `fls` must be empty then. Runs no callbacks. */
+void handle_put(struct windows_fiber *handle);
 
-/* The running fiber's, if it has one. NULL: it has none, or the caller is no fiber. */
+/* It is not found any more, and its first reference goes, once. */
+void handle_drop(struct windows_fiber *handle);
+
+/* The running fiber's, if it has one, with a reference. NULL: it has none, or the caller is no fiber. */
 struct windows_fiber *handle_find(void);
 
-/* The same, and one is made if it has none, unless its thread is ending. Aborts if there is no memory. */
+/*
+ * The running fiber's, which exists as long as it runs; one is made if it has none. NULL: the caller
+ * is no fiber, or its thread is ending. Aborts if there is no memory.
+ */
 struct windows_fiber *handle_current(void);
 
 /*
- * Has the end of the calling fiber, which is `handle`'s, noticed. NULL: not any more. Returns an error
- * number; EPERM: the thread is ending, and only its own end is noticed.
+ * Has the end of the calling fiber, which is `handle`'s, noticed. Returns an error number; EPERM: the
+ * thread is ending, and only its own end is noticed.
  */
 int handle_watch(struct windows_fiber *handle);
+
+/* Not any more. */
+void handle_unwatch(struct windows_fiber *handle);
 
 #endif /* !__ASSEMBLER__ */
 

@@ -35,8 +35,10 @@ __attribute__((destructor)) static void process_ended(void)
 	struct windows_fiber *handle = handle_find();
 
 	thread_fls_end();
-	if (handle)
-		fls_end(&handle->fls);
+	if (!handle)
+		return;
+	fls_end(&handle->fls);
+	handle_put(handle);
 }
 
 /*
@@ -45,20 +47,20 @@ __attribute__((destructor)) static void process_ended(void)
  */
 static void thread_ended(void *unused)
 {
-	struct windows_fiber *handle = handle_find();
-	fiber_id_t id;
-	bool claimed;
+	struct windows_fiber *handle;
 
 	(void)unused;
 	thread_fls_end();
-	if (!handle || handle->own)
+	handle = handle_find();
+	if (!handle)
 		return;
-	id = handle->id;
-	claimed = handle_claim(handle);
+	/* Here the thread is still a fiber, for callbacks. */
 	fls_end(&handle->fls);
-	if (claimed)
-		handle_free(handle);
-	fiber_delete(id);
+	if (!handle->own) {
+		handle_drop(handle);
+		fiber_delete(handle->id);
+	}
+	handle_put(handle);
 }
 
 /*

@@ -287,6 +287,45 @@ TEST(a_destructor_that_sets_its_key_again)
 	CHECK_RESULT(delete_when_free(reborn), 0);
 }
 
+static void deletes_its_fiber(void *value)
+{
+	fiber_id_t id;
+
+	(void)value;
+	destroyed++;
+	CHECK_OK(fiber_self(&id));
+	CHECK_OK(fiber_delete(id));
+}
+
+static void sets_both(void *arg)
+{
+	(void)arg;
+	CHECK_RESULT(fiber_key_set(stubborn, &visits), 0);
+	CHECK_RESULT(fiber_key_set(shared, &visits), 0);
+}
+
+/* It ends anyway, and the destructors of the other keys still run. */
+TEST(a_destructor_deletes_the_fiber_that_ends)
+{
+	struct fiber_attr attr = FIBER_ATTR_INIT;
+	fiber_id_t id;
+
+	CHECK_OK(fiber_key_create(&stubborn, deletes_its_fiber));
+	CHECK_OK(fiber_key_create(&shared, counts));
+	CHECK_OK(fiber_create(&reborn, sets_both, NULL, NULL));
+	thread_join(thread_start(ends_there, NULL));
+	CHECK(destroyed == 2);
+	CHECK_ERR(fiber_switch(reborn), EPERM);
+	CHECK_OK(fiber_convert(0, &home));
+	CHECK_ERR(fiber_switch(reborn), ESRCH);
+
+	attr.flags = FIBER_RETURNS;
+	CHECK_OK(fiber_create(&id, sets_both, NULL, &attr));
+	CHECK_OK(fiber_switch(id));
+	CHECK(destroyed == 4);
+	CHECK_ERR(fiber_switch(id), ESRCH);
+}
+
 /* A round: one thread creates a key and deletes it, while another one sets it. */
 #define ROUNDS	20000
 

@@ -60,19 +60,31 @@ REASONS = {
     ("thread", "a_hundred_thousand_fibers_at_the_default_limits"): LIMITED,
     ("thread", "an_overflow_is_reported"): "ThreadSanitizer takes the signal",
     ("thread", "pthread_exit_runs_destructors"): ENDS,
-    ("thread", "end"): ENDS,
-    ("thread", "fork"): FORKS,
+    ("thread", "lib_end"): ENDS,
+    ("thread", "a_callback_deletes_the_fiber_that_ends"): ENDS,
+    ("thread", "lib_fork"): FORKS,
 }
+
+
+# No programs of their own.
+PARTS = {"check", "suspended", "catches"}
+PROGRAMS = {
+    f"lib_{source.stem}": source
+    for source in sorted([*HERE.glob("*.c"), *HERE.glob("*.cpp")])
+    if source.stem not in PARTS
+}
+WINDOWS = HERE.parent / "windows"
+PROGRAMS |= {f"windows_{name}": WINDOWS / f"{name}.c" for name in ("fiber", "fls")}
 
 
 def collect():
     for sanitizer in FLAGS:
-        for source in sorted([*HERE.glob("*.c"), *HERE.glob("*.cpp")]):
-            if source.stem == "host":
+        for program, source in PROGRAMS.items():
+            if program == "lib_host":
                 continue
             for name in re.findall(r"^TEST\((\w+)\)", source.read_text(), re.MULTILINE):
-                case = f"{sanitizer}-{source.stem}-{name}"
-                yield pytest.param(sanitizer, source.stem, name, id=case)
+                case = f"{sanitizer}-{program}-{name}"
+                yield pytest.param(sanitizer, program, name, id=case)
 
 
 @pytest.fixture(scope="module")
@@ -93,20 +105,15 @@ def programs():
                     ["meson", "setup", folder, ROOT, *flags],
                     check=True, env=environment, stdout=subprocess.DEVNULL,
                 )  # fmt: skip
-            sources = [*HERE.glob("*.c"), *HERE.glob("*.cpp")]
-            targets = [f"tests/lib/lib_{s.stem}" for s in sources if s.stem not in PARTS]
+            targets = [f"tests/{s.parent.name}/{program}" for program, s in PROGRAMS.items()]
             subprocess.run(
-                ["ninja", "-C", folder, "--quiet", *sorted(targets)],
+                ["ninja", "-C", folder, "--quiet", *targets],
                 check=True, env=environment, stdout=subprocess.DEVNULL,
             )  # fmt: skip
-            made[sanitizer] = folder / "tests" / "lib"
+            made[sanitizer] = folder / "tests"
         return made[sanitizer]
 
     return get
-
-
-# No programs of their own.
-PARTS = {"check", "suspended", "catches"}
 
 
 @pytest.mark.parametrize(("sanitizer", "program", "name"), list(collect()))
@@ -119,12 +126,13 @@ def test(sanitizer, program, name, programs):
         "KFIBER_ENGINE": "local",
         "KFIBER_STRESS": "1000000",
         # Stacks and control words are mapped, where it does not look for pointers.
-        "ASAN_OPTIONS": "detect_leaks=0",
+        "ASAN_OPTIONS": f"detect_leaks={int(program.startswith('windows'))}",
     }
     # Older runtimes do not cope with as many random bits as addresses have by now.
-    command = [shutil.which("setarch") or "setarch", "-R", programs(sanitizer) / f"lib_{program}"]
+    path = programs(sanitizer) / PROGRAMS[program].parent.name / program
+    command = [shutil.which("setarch") or "setarch", "-R", path, name]
     done = subprocess.run(
-        [*command, name],
+        command,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, env=environment,
     )  # fmt: skip
     if done.returncode == SKIPPED:

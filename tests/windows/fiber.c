@@ -289,7 +289,7 @@ TEST(deleting_the_running_fiber_ends_the_thread)
 	CHECK(done);
 }
 
-static void delete_own(void *unused)
+static void delete_root(void *unused)
 {
 	(void)unused;
 	CHECK(ConvertThreadToFiber(NULL));
@@ -300,7 +300,7 @@ static void delete_own(void *unused)
 
 TEST(deleting_the_thread_that_is_a_fiber_ends_it)
 {
-	thread_join(thread_start(delete_own, NULL));
+	thread_join(thread_start(delete_root, NULL));
 	CHECK(done);
 }
 

@@ -22,8 +22,8 @@ static volatile int inside, done;
 static VOID CALLBACK count(PVOID value)
 {
 	CHECK(value);
-	last = value;
-	called++;
+	__atomic_store_n(&last, value, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&called, 1, __ATOMIC_RELAXED);
 }
 
 /* MS, FlsAlloc; Wine: test_FiberLocalStorage counts them, and 0 is never given out. */
@@ -305,6 +305,73 @@ static void own_fiber_with_a_value(void *unused)
 	CHECK(FlsSetValue(key, VALUE(2)));
 }
 
+static LPVOID its_root;
+
+static void leaves_two_values(void *unused)
+{
+	(void)unused;
+	its_root = ConvertThreadToFiber(NULL);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	SwitchToFiber(CreateFiber(0, set_and_return, VALUE(2)));
+}
+
+/* MS, FlsCallback: for the running one. The thread's own is another one, until DeleteFiber(). */
+TEST(a_thread_ends_on_another_fiber_than_its_own)
+{
+	LPVOID roots[3];
+	int i;
+
+	key = FlsAlloc(count);
+	for (i = 0; i < 3; i++) {
+		thread_join(thread_start(leaves_two_values, NULL));
+		CHECK(called == i + 1);
+		CHECK(last == VALUE(2));
+		roots[i] = its_root;
+	}
+	for (i = 0; i < 3; i++) {
+		DeleteFiber(roots[i]);
+		CHECK(called == 4 + i);
+		CHECK(last == VALUE(1));
+	}
+}
+
+static int parameter_value = 4711;
+
+static VOID CALLBACK reads_its_parameter(PVOID value)
+{
+	CHECK(value == VALUE(2));
+	CHECK(IsThreadAFiber());
+	CHECK(GetFiberData() == &parameter_value);
+	called++;
+}
+
+static void converted_with_a_value(void *unused)
+{
+	(void)unused;
+	CHECK(ConvertThreadToFiber(&parameter_value));
+	CHECK(FlsSetValue(key, VALUE(2)));
+}
+
+#ifndef _WIN32
+static void deleted_with_a_value(void *unused)
+{
+	converted_with_a_value(unused);
+	DeleteFiber(GetCurrentFiber());
+}
+#endif
+
+/* Wine: so it is there. */
+TEST(a_callback_at_the_end_of_a_thread_is_on_its_fiber)
+{
+	key = FlsAlloc(reads_its_parameter);
+	thread_join(thread_start(converted_with_a_value, NULL));
+	CHECK(called == 1);
+#ifndef _WIN32
+	thread_join(thread_start(deleted_with_a_value, NULL));
+	CHECK(called == 2);
+#endif
+}
+
 TEST(the_end_of_a_thread_calls_back_for_the_running_fiber)
 {
 	key = FlsAlloc(count);
@@ -419,12 +486,84 @@ TEST(destructors_of_a_thread_use_fls)
 	thread_join(thread_start(with_destructors, (void *)thread_with_a_value));
 	CHECK(called == 3);
 	thread_join(thread_start(with_destructors, (void *)own_fiber_with_a_value));
-	/* This fiber still lives in both, so that there are two values. */
-	CHECK(called == 5);
+	CHECK(called == 6);
 	thread_join(thread_start(with_destructors, (void *)returns_with_a_value));
-	CHECK(called == 8);
+	CHECK(called == 9);
 	thread_join(thread_start(with_destructors, (void *)deletes_itself_with_a_value));
-	CHECK(called == 11);
+	CHECK(called == 12);
+}
+
+static VOID CALLBACK deletes_its_fiber(PVOID unused)
+{
+	(void)unused;
+	called++;
+	if (GetCurrentFiber())
+		DeleteFiber(GetCurrentFiber());
+}
+
+static VOID CALLBACK set_two_and_return(LPVOID parameter)
+{
+	CHECK(FlsSetValue(key, parameter));
+	CHECK(FlsSetValue(second, parameter));
+}
+
+static VOID CALLBACK set_two_and_delete(LPVOID parameter)
+{
+	set_two_and_return(parameter);
+	DeleteFiber(GetCurrentFiber());
+}
+
+static VOID CALLBACK set_two_and_exit(LPVOID parameter)
+{
+	set_two_and_return(parameter);
+	pthread_exit(NULL);
+}
+
+/* Whatever ends it: each value is called back once, and nothing is used after it was freed. */
+TEST(a_callback_deletes_the_fiber_that_ends)
+{
+	key = FlsAlloc(deletes_its_fiber);
+	second = FlsAlloc(count);
+	thread_join(thread_start(fiber_with_a_value, (void *)set_two_and_return));
+	CHECK(called == 2);
+	thread_join(thread_start(fiber_with_a_value, (void *)set_two_and_delete));
+	CHECK(called == 4);
+	thread_join(thread_start(fiber_with_a_value, (void *)set_two_and_exit));
+	CHECK(called == 6);
+}
+
+static LPVOID ending;
+static volatile int go;
+
+static VOID CALLBACK ends_when_told(LPVOID unused)
+{
+	(void)unused;
+	SET(inside);
+	wait_for(&go);
+}
+
+static void leaves_its_own_fiber(void *unused)
+{
+	(void)unused;
+	ending = ConvertThreadToFiber(NULL);
+	CHECK(FlsSetValue(key, VALUE(1)));
+	SwitchToFiber(CreateFiber(0, ends_when_told, NULL));
+}
+
+/* A living thread's, which runs another one: the values are called back, the rest ends with the thread. */
+TEST(deleting_another_threads_own_fiber)
+{
+	struct thread *thread;
+
+	key = FlsAlloc(count);
+	thread = thread_start(leaves_its_own_fiber, NULL);
+	wait_for(&inside);
+	DeleteFiber(ending);
+	CHECK(called == 1);
+	DeleteFiber(ending);
+	SET(go);
+	thread_join(thread);
+	CHECK(called == 1);
 }
 
 static VOID CALLBACK ends_its_thread(PVOID unused)

@@ -44,7 +44,8 @@ BOOL WINAPI ConvertFiberToThread(VOID);
  * A new fiber; the calling thread need not be one. `dwStackReserveSize` is the size of the
  * stack in bytes, rounded up to 64 KiB; 0: 1 MiB. If the size to commit is larger, it is rounded
  * up to 1 MiB and counts instead; otherwise it is ignored, since the kernel commits
- * stacks as they are used. CreateFiber() takes a size to commit. Errors: as ConvertThreadToFiberEx().
+ * stacks as they are used. CreateFiber() takes a size to commit. Errors: as ConvertThreadToFiberEx(),
+ * and ERROR_INVALID_PARAMETER if `lpStartAddress` is NULL.
  */
 LPVOID WINAPI CreateFiber(SIZE_T dwStackSize, LPFIBER_START_ROUTINE lpStartAddress, LPVOID lpParameter);
 LPVOID WINAPI CreateFiberEx(SIZE_T dwStackCommitSize, SIZE_T dwStackReserveSize, DWORD dwFlags,
