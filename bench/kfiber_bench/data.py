@@ -14,9 +14,9 @@ The report's data: a JSON object of lists of records, and what is computed from 
     missing     what was not measured, and why
 
 A Series is {"samples", "median", "low", "high"}; low and high are the ends of the 95 % confidence
-interval of the median. On machine `counted` a second is 10^9 instructions. `ratio` beside `active`
-and `ns` is one as well: to version 1 in the same repeat, so that a host that is busy for a while
-changes both.
+interval of the median, which with fewer than six samples are the least and the greatest. On machine
+`counted` a second is 10^9 instructions. `ratio` beside `active` and `ns` is one as well: to version
+1 in the same repeat, so that a host that is busy for a while changes both.
 """
 
 from __future__ import annotations

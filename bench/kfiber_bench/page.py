@@ -111,13 +111,25 @@ def machines(data: Data) -> str:
 def caption(data: Data, machine: str, text: str, spread: bool = True) -> str:
     """What stands below a picture or a table that is measured in repeats."""
     about = data["about"]
-    shown = "medians, in brackets their 95 % confidence intervals" if spread else (
-        "medians, whose 95 % confidence intervals are in the tables below"
+    shown = f"medians, in brackets their {spreads(data)}" if spread else (
+        f"medians, whose {spreads(data)} are in the tables below"
     )  # fmt: skip
     return (
-        f"*{text} {machine_text(data['machines'][machine])}. {about['repeats']} interleaved "
-        f"repeats; {shown}. `{about['command']}`*\n"
+        f"*{text} {machine_text(data['machines'][machine])}. {about['repeats']} repeats, in which "
+        f"the variants take turns; {shown}. `{about['command']}`*\n"
     )
+
+
+# With fewer repeats the bootstrap's 95 % interval of a median reaches from the least to the
+# greatest, whatever the samples are.
+REPEATS = 6
+
+
+def spreads(data: Data) -> str:
+    """What low and high of a Series are."""
+    if data["about"]["repeats"] < REPEATS:
+        return "ranges, from the least to the greatest of the repeats"
+    return "95 % confidence intervals"
 
 
 def counted_caption(data: Data, text: str, exact: bool = True) -> str:
@@ -184,10 +196,19 @@ def matrix(data: Data, machine: str) -> Iterator[str]:
     widest = max(each[name]["high"] / each[name]["low"] for each in found for name in TIMED)
     if widest > WIDE:
         yield (
-            f"The widest interval in these tables spans a factor of {times(widest)}. Such an "
-            "interval probably means that the host was disturbed in some repeats: medians can be "
-            "compared, but small differences between them mean nothing.\n"
+            f"The widest range in these tables spans a factor of {times(widest)}, probably because "
+            "the host was disturbed in some repeats. Where ranges overlap, the medians do not tell "
+            "which variant is faster.\n"
         )
+
+
+def with_suspension(data: Data, fibers: int, processes: int) -> str:
+    """Version 2 by version 1 as the reference report defines its work."""
+    key = {"machine": main_machine(data), "fibers": fibers, "processes": processes}
+    works = [record(data, "matrix", variant=each, **key) for each in ("version1", "version2")]
+    if not (works[0] and works[1]):
+        return NONE
+    return times(works[1]["work"]["median"] / works[0]["work"]["median"])
 
 
 def references(data: Data) -> str:
@@ -201,13 +222,15 @@ def references(data: Data) -> str:
             [
                 f"{fibers:,} fibers, {processes} at once",
                 *(times(reference.ratio(each, (fibers, processes))) for each in reference.MACHINES),
-                times(counted["ratio"]["median"]) if counted else NONE,
+                with_suspension(data, fibers, processes),
                 interval(own["ratio"]) if own and "ratio" in own else NONE,
+                times(counted["ratio"]["median"]) if counted else NONE,
             ]
         )
     heads = [
         "work of version 2, times version 1", "report, physical", "report, virtual",
-        "here, in instructions", "here, in time",
+        "here, in time", "here, in time, without suspension",
+        "here, in instructions, without suspension",
     ]  # fmt: skip
     return table(heads, lines)
 
@@ -368,14 +391,8 @@ def native_caption(data: Data, environment: Record, text: str = "") -> str:
     )
 
 
-class Figures(dict[str, str]):
-    """By the names that the texts use. What was not measured is said so."""
-
-    def __missing__(self, name: str) -> str:
-        if name not in NAMES:
-            raise KeyError(f"no figure is called {name}")
-        return "(not measured)"
-
+# By the names that the texts use; what was not measured is not there.
+Figures = dict[str, str]
 
 # All that a text may name.
 NAMES = {
@@ -398,6 +415,8 @@ NAMES = {
     *("rate_hash_growth", "get_direct", "native_local", "native_swapcontext", "init_spread"),
     *("minutes", "command", "repeats", "second_spread", "switches", "timed_512", "timed_4096"),
     *("gets_512", "gets_1024", "grows_512", "grows_1024", "get_hash_1024", "get_scan_1024"),
+    *("calls", "chart_512", "chart_1024", "init_swapcontext", "second_swapcontext"),
+    *("python_switch", "python_collect"),
 }
 
 MODULE = re.compile(r"^fiber_|^(native_|local_)?sched_clock")
@@ -496,12 +515,15 @@ def timed_figures(data: Data) -> Iterator[tuple[str, str]]:
             yield f"time_{size}", times(own["ratio"]["median"])
             low, high = own["ratio"]["low"], own["ratio"]["high"]
             yield f"time_{size}_range", f"{times(low)} to {times(high)}"
-        # Counted where they could be counted: that does not depend on the host.
-        if best := counted or own:
-            yield f"work_{size}", times(best["ratio"]["median"])
+        if counted:
+            yield f"work_{size}", times(counted["ratio"]["median"])
+        base = record(data, "matrix", machine=machine, variant="version1", fibers=512, processes=1)
+        if own and base:
+            yield f"chart_{size}", times(own["active"]["median"] / base["active"]["median"])
     if found := list(records(data, "matrix", machine=machine)):
         yield "reads", span(each["reads"] for each in found)
         yield "switches", span(each["switches"] for each in found)
+        yield "calls", number(found[0]["calls"])
     counts = dict(laps(data, "scan"))
     for size in (512, 4096):
         one = record(data, "switching", variant="version2", threads=1, fibers=size)
@@ -528,6 +550,18 @@ def timed_figures(data: Data) -> Iterator[tuple[str, str]]:
         ]
         if spreads:
             yield name, times(max(spreads))
+    for name, where in (("init_swapcontext", machine), ("second_swapcontext", "second")):
+        key = {"machine": where, "fibers": 512, "processes": 1}
+        inits = [
+            record(data, "matrix", variant=each, **key) for each in ("version1", "swapcontext")
+        ]
+        if inits[0] and inits[1]:
+            yield name, times(inits[1]["init"]["median"] / inits[0]["init"]["median"])
+    python = data["native"].get("python", {}).get("rows", [])
+    for name, case in (("python_switch", "switch to and from main"), ("python_collect", "gc.coll")):
+        ratios = [each["ratio"] for each in python if case in each["case"] and each["ratio"]]
+        if ratios:
+            yield name, f"{times(min(ratios))} to {times(max(ratios))}"
     lines = curves(data["native"].get("switch", {}).get("rows", []))
     for name, whose in (("native_local", "kfiber local"), ("native_swapcontext", "swapcontext")):
         if point := lines.get(whose, {}).get(512):
@@ -542,11 +576,12 @@ def summary(data: Data) -> str:
         f"![{picture.text}](docs/report/{picture.name}.svg)\n\n"
         "Version 2 of the reference report looks for the running fiber among all fibers, so its "
         f"work grows with their number. The reference report measured {found['report_512']} times "
-        f"the work of version 1 with 512 fibers and {found['report_1024']} times with 1,024. We "
-        f"count {found['work_512']} and {found['work_1024']} times the instructions; the chart "
-        f"has the emulated machine's times, which are {found['time_512']} and {found['time_1024']} "
-        "times version 1's. Our engines "
-        "find the running fiber without a search. `make report` repeats the measurement and writes "
+        f"the work of version 1 with 512 fibers and {found['report_1024']} times with 1,024, the "
+        "time included for which a fiber is suspended. Without that time we count "
+        f"{found['work_512']} and {found['work_1024']} times the instructions. The chart has the "
+        "emulated machine's times, as multiples of version 1 with 512 fibers: version 2 stands at "
+        f"{found['chart_512']} and {found['chart_1024']}. Our engines find the running fiber "
+        "without a search. `make report` repeats the measurement and writes "
         "[the whole comparison](docs/report.md).\n"
     )
 
@@ -586,9 +621,16 @@ def sections(data: Data) -> Iterator[str]:
             "instruction until its last call has ended, the mean of all fibers. In this "
             "definition, the reference report's, the time counts for which the handler of a signal "
             "has suspended the fiber: there is one signal a second, and the fiber then waits until "
-            "another one happens to choose it. In short runs that is luck, so the ratios and the "
-            "charts leave it out. With three processes at once each figure is the mean of the "
+            "another one happens to choose it. In short runs that is luck, so the charts and most "
+            "ratios leave it out. With three processes at once each figure is the mean of the "
             "three.\n"
+        )
+        yield (
+            "A cell is a cell of a simulated telephone network, and a call one of its telephone "
+            "calls. *hash*, *scan* and *direct* are the three ways, called look-ups, in which the "
+            "module finds the calling fiber: the report's version 1, its version 2 and our own. "
+            "With all three the kernel switches; engines `mapped` and `local` and "
+            "`swapcontext()` switch in user mode. A *fiber thread* is a thread that runs fibers.\n"
         )
         yield references(data)
         for name in ("work-physical", "work-virtual", "init-physical", "init-virtual"):
@@ -618,16 +660,25 @@ def sections(data: Data) -> Iterator[str]:
         yield from matrix(data, "second")
     if data["switching"]:
         yield "## The rate of switches\n"
-        yield (
+        above = (
             f"In the workload above a fiber reads storage {found['reads']} times and switches "
-            f"{found['switches']} times. Here fibers do "
+            f"{found['switches']} times. "
+        ) if data["matrix"] else ""  # fmt: skip
+        yield (
+            f"{above}Here fibers do "
             "nothing but switch to random others. A switch to a fiber that another thread runs is "
             "refused and not counted; its time is.\n"
         )
         for threads in sorted({each["threads"] for each in data["switching"]}):
+            below = caption(
+                data, here,
+                f"Program `switches`, {about['seconds']:g} s a repeat. The chart has the medians, "
+                "and as bars what is in brackets.",
+            )  # fmt: skip
             yield show(drawn[f"rate-{threads}"])
+            yield below
             yield switching(data, threads)
-            yield caption(data, here, "Program `switches`.")
+            yield below
     if data["operations"]:
         yield "## Requests, in instructions\n"
         yield operations(data)
@@ -639,11 +690,11 @@ def sections(data: Data) -> Iterator[str]:
             "is also the mean of several loads of the module.",
             exact=False,
         )
+        lap = "The mean over all fibers of a ring, and the line through it."
         yield show(drawn["requests"])
+        yield counted_caption(data, lap, exact=False)
         yield fits(data)
-        yield counted_caption(
-            data, "The mean over all fibers of a lap, and the line through it.", exact=False
-        )
+        yield counted_caption(data, lap, exact=False)
     if data["functions"]:
         yield "## One switch, function by function\n"
         yield functions(data)
@@ -674,9 +725,14 @@ def sections(data: Data) -> Iterator[str]:
         )
     if "native" in drawn:
         yield show(drawn["native"])
+        yield native_caption(data, data["native"]["switch"]["environment"])
     yield from natively(data)
     text = DISCUSSION.read_text().split("-->\n", 1)[1]
-    yield text.strip().format_map(found) + "\n"
+    if set(re.findall(r"\{(\w+)\}", text)) <= found.keys():
+        yield text.strip().format_map(found) + "\n"
+    else:
+        yield "## Discussion\n"
+        yield "It needs all parts of a whole run, by `make report`; in this run some are missing.\n"
     if data["missing"]:
         yield "## What is missing\n"
         yield table(["what", "why"], [[e["what"], e["why"]] for e in data["missing"]]).replace(

@@ -383,6 +383,7 @@ def main(words: list[str]) -> int:
         "date": datetime.date.today().isoformat(),
         "source": source,
         "repeats": MODES[name].repeats,
+        "seconds": MODES[name].seconds,
         "minutes": data.significant((time.monotonic() - started) / 60),
         "second_kernel": args.second_kernel,
     }
