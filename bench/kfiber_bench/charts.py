@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
 from io import StringIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfiber_bench import reference
@@ -29,6 +28,8 @@ FILLS = ((PAPER, ""), (INK, ""), (PAPER, "//"), (GREY, ""), (PAPER, "\\\\\\"), (
          (PAPER, "..."), (PAPER, "---"))  # fmt: skip
 MARKS = "o", "s", "^", "v", "D", "x", "P", "*", "<", ">"
 DASHES = "-", "--", "-.", ":"
+# The files that pictures() can name; no other file in their folder is ours.
+OWN = re.compile(r"((init|work)-(physical|virtual)|rate-\d+|requests|native)\.svg")
 
 
 class Picture(NamedTuple):
@@ -229,13 +230,11 @@ def themed(svg: str, picture: Picture, stamp: str) -> str:
     return "".join(f"{each.rstrip()}\n" for each in svg.splitlines())
 
 
-def draw(data: Data, folder: Path) -> bool:
-    """Writes all pictures. False, and none: no matplotlib here."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+def draw(data: Data) -> dict[str, str]:
+    """All pictures, by their files' names. ImportError: no matplotlib."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     style = {
         "svg.hashsalt": "kfiber", "hatch.linewidth": 0.6, "text.color": INK, "axes.labelcolor": INK,
         "axes.edgecolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -244,9 +243,7 @@ def draw(data: Data, folder: Path) -> bool:
         "axes.axisbelow": True,
     }  # fmt: skip
     stamp = digest(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.svg"):
-        old.unlink()
+    drawn = {}
     with matplotlib.rc_context(style):
         for picture in pictures(data):
             figure = Figure(figsize=(9, 4.8), layout="constrained")
@@ -256,5 +253,5 @@ def draw(data: Data, folder: Path) -> bool:
             axes.grid(axis="y", alpha=0.4)
             text = StringIO()
             figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-            (folder / f"{picture.name}.svg").write_text(themed(text.getvalue(), picture, stamp))
-    return True
+            drawn[f"{picture.name}.svg"] = themed(text.getvalue(), picture, stamp)
+    return drawn

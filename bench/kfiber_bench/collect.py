@@ -6,23 +6,32 @@ Takes the report's measurements on the machine where it runs, the virtual one or
 
 PLAN is a JSON object: the parts that are to be measured, each with its sizes (see report.py).
 Writes a JSON object a line to FILE (standard output): {"about": machine}, {"steps": how many
-there will be}, {"step": what begins}, {"missing": what, "why": reason}, or a part's name with one
-sample. Repeats are the outer loop, so that what disturbs the machine meets all variants alike.
+there will be}, {"step": what begins}, {"missing": what, "why": reason} for what this machine does
+not offer, {"failed": what, "why": reason}, or a part's name with one sample. Repeats are the outer
+loop, so that what disturbs the machine meets all variants alike.
+
+On this machine root's module is loaded anew for each look-up. At the end, by a signal too, it has
+its parameters again, and its device the users.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
 
 from kfiber import module
+from kfiber.errors import KfiberError
 from kfiber_bench import guest
 from kfiber_bench.variants import LOOKUPS, VARIANTS, Variant, with_lookup
 
@@ -33,7 +42,9 @@ Plan = dict[str, Any]
 LIMIT = 4 * 3600.0
 # How often the module is loaded for the requests of a look-up.
 LOADS = {"hash": 3, "scan": 3, "direct": 1}
-PARAMETERS = Path("/sys/module/fiber/parameters")
+SIGNALS = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 
 class Unavailable(Exception):
@@ -47,12 +58,29 @@ class Group(NamedTuple):
     variants: list[Variant]
 
 
+def end_with_parent(number: int) -> Callable[[], None]:
+    """What a child calls before it becomes its program: this signal ends it if its parent ends."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        LIBC.prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
 def run(words: list[object]) -> dict[str, Any]:
     """What a workload prints. Unavailable: it does not run."""
-    done = subprocess.run(
-        [str(word) for word in words], text=True, capture_output=True, timeout=LIMIT,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [str(word) for word in words], text=True, capture_output=True, timeout=LIMIT,
+            stdin=subprocess.DEVNULL, preexec_fn=end_with_parent(signal.SIGKILL),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"not done after {LIMIT:g} s") from None
+    except OSError as e:
+        raise Unavailable(f"{words[0]}: {e.strerror}; hint: make build") from None
     if done.returncode:
         reason = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
         raise Unavailable(reason)
@@ -67,25 +95,97 @@ def in_guest() -> bool:
 
 def load(lookup: str) -> None:
     """Loads the module with that look-up. Unavailable: it cannot."""
-    if in_guest():
-        guest.reload(lookup)
+    try:
+        if in_guest():
+            guest.reload(lookup)
+        else:
+            replace({"lookup": lookup})
+    except (KfiberError, OSError, subprocess.SubprocessError) as e:
+        raise Unavailable(str(e)) from None
+
+
+def replace(parameters: Mapping[str, str]) -> None:
+    """Loads the module into this machine with these parameters. KfiberError: it cannot."""
+    path = module.build()
+    if module.SYSFS.exists():
+        module.unload()
+    module.load(path, parameters)
+
+
+def settings() -> dict[str, str]:
+    """The parameters that the loaded module has and that loading it can set."""
+    return {
+        name: (module.SYSFS / "parameters" / name).read_text().strip()
+        for name, parameter in module.parameters(module.build()).items()
+        if not parameter.read_only
+    }
+
+
+def reloads() -> bool:
+    """Whether this machine's module may be loaded anew. KfiberError: it cannot be built."""
+    if in_guest() or os.geteuid() or not module.SYSFS.exists():
+        return False
+    module.build()
+    return True
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """In the end this machine's module has the parameters, and its device the users, of now."""
+    try:
+        changes = reloads()
+    except KfiberError:
+        changes = False
+    if not changes:
+        yield
         return
-    kfiber = str(Path(sys.executable).with_name("kfiber"))
-    for words in (["unload"], ["load", f"lookup={lookup}"]):
-        done = subprocess.run([kfiber, "module", *words], text=True, capture_output=True)
-        if done.returncode:
-            raise Unavailable((done.stderr.strip() or "no reason given").splitlines()[-1])
+    before, access = settings(), module.access()
+    try:
+        yield
+    finally:
+        ignore_signals()
+        try:
+            if not module.SYSFS.exists() or settings() != before:
+                replace(before)
+                if access:
+                    module.share(access.group, access.mode)
+        except KfiberError as e:
+            words = " ".join(f"{name}={value}" for name, value in before.items())
+            sys.exit(
+                f"cannot give the module its parameters back: {str(e).partition('; hint: ')[0]}; "
+                f"hint: kfiber module unload; kfiber module load {words}"
+            )
+
+
+def ignore_signals() -> None:
+    """From now on those that end this program do not."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end(number: int, _: FrameType | None) -> NoReturn:
+    """Makes the first signal an exception: what is being cleaned up then is not disturbed."""
+    ignore_signals()
+    sys.exit(128 + number)
 
 
 def groups() -> tuple[list[Group], list[Event]]:
     """What can be measured here, and what cannot and why."""
-    if in_guest() or (os.geteuid() == 0 and PARAMETERS.exists()):
-        return [Group(lookup, with_lookup(lookup)) for lookup in LOOKUPS], []
-    try:
-        now = (PARAMETERS / "lookup").read_text().strip() or None
-        why = f"the module is loaded with lookup={now}; root could load it anew"
-    except OSError:
-        now, why = None, "the module is not loaded here; hint: sudo kfiber module load"
+    every = [Group(lookup, with_lookup(lookup)) for lookup in LOOKUPS]
+    if in_guest():
+        return every, []
+    now = None
+    if module.SYSFS.exists():
+        now = (module.SYSFS / "parameters" / "lookup").read_text().strip()
+        why = f"the module is loaded with lookup={now}; "
+        try:
+            if reloads():
+                return every, []
+            why += "root could load it anew"
+        except KfiberError as e:
+            why += str(e)
+    else:
+        why = "the module is not loaded here; hint: sudo kfiber module load"
     can = [each for each in VARIANTS if each.lookup in (None, now)]
     events = [
         {"missing": each.title, "why": why} for each in VARIANTS if each.lookup not in (None, now)
@@ -111,22 +211,31 @@ def repeated(
     repeats: int, of_group: Callable[[Variant], list[tuple[str, Event, list[object]]]],
     sample: Callable[[Event, dict[str, Any]], Event],
 ) -> Iterator[Event]:  # fmt: skip
-    """Each run of each variant, once a repeat. A variant that fails is said once and left out."""
+    """
+    Each run of each variant, once a repeat. What fails is said once and left out. A module that
+    cannot be loaded is in use, which is a failure only in the virtual machine.
+    """
     can, events = groups()
     yield from events
     runs = {variant: of_group(variant) for group in can for variant in group.variants}
     yield {"steps": repeats * sum(map(len, runs.values()))}
     for number in range(repeats):
         for group in can:
-            if group.lookup is not None:
-                load(group.lookup)
+            need = [each for each in group.variants if each.lookup is not None and runs[each]]
+            if group.lookup is not None and need:
+                try:
+                    load(group.lookup)
+                except Unavailable as e:
+                    for variant in need:
+                        yield {"failed" if in_guest() else "missing": variant.title, "why": str(e)}
+                        runs[variant] = []
             for variant in group.variants:
                 for title, key, words in runs[variant]:
                     yield {"step": f"repeat {number + 1} of {repeats}: {title}"}
                     try:
                         result = run(words)
                     except Unavailable as e:
-                        yield {"missing": title, "why": str(e)}
+                        yield {"failed": title, "why": str(e)}
                         runs[variant] = [each for each in runs[variant] if each[0] != title]
                         continue
                     yield sample({**key, "repeat": number}, result)
@@ -243,19 +352,21 @@ PARTS: dict[str, Callable[[Plan], Iterator[Event]]] = {
 
 def main(text: str, path: str = "/dev/stdout") -> None:
     """Measures all parts of the plan."""
+    for number in SIGNALS:
+        signal.signal(number, end)
     plan = json.loads(text)
-    with Path(path).open("w", buffering=1) as output:
+    with restored(), Path(path).open("w", buffering=1) as output:
 
         def say(event: Event) -> None:
             output.write(json.dumps(event) + "\n")
 
         say({"about": about()})
-        before = (PARAMETERS / "lookup").read_text().strip() if PARAMETERS.exists() else None
         for part, its_plan in plan.items():
-            for event in PARTS[part](its_plan):
-                say(event)
-        if before and not in_guest() and os.geteuid() == 0:
-            load(before)
+            try:
+                for event in PARTS[part](its_plan):
+                    say(event)
+            except (Unavailable, KfiberError, subprocess.SubprocessError) as e:
+                say({"failed": part, "why": str(e)})
 
 
 if __name__ == "__main__":

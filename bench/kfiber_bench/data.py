@@ -2,7 +2,9 @@
 """
 The report's data: a JSON object of lists of records, and what is computed from their samples.
 
-    about       how and where it was measured
+    about       how and when it was measured: command, mode, date, source, repeats, minutes,
+                seconds (of a sample of `switching`), second_kernel, counted_calls (calls a fiber
+                on machine `counted`)
     machines    by name (guest, second, counted, here): kernel, processors, emulation
     matrix      machine, variant, fibers, processes, calls; init, work (as the reference report
                 defines it) and active (without suspension) are Series in seconds
@@ -23,8 +25,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,29 @@ Data = dict[str, Any]
 
 LISTS = ("matrix", "switching", "operations", "functions", "others", "missing")
 
+# What each record has at least; `ratio` is there if version 1 was measured in the same repeat.
+FIELDS: dict[str, dict[str, type]] = {
+    "matrix": {
+        "machine": str, "variant": str, "fibers": int, "processes": int, "calls": int,
+        "threads": int, "init": dict, "work": dict, "active": dict, "reads": float,
+        "switches": float,
+    },
+    "switching": {"machine": str, "variant": str, "fibers": int, "threads": int, "ns": dict},
+    "operations": {"lookup": str, "fibers": int, "operation": str, "instructions": int},
+    "functions": {"function": str, "instructions": int},
+    "others": {"state": str, "instructions": int},
+    "missing": {"what": str, "why": str},
+}  # fmt: skip
+ABOUT = {"command": str, "date": str, "source": str, "repeats": int, "seconds": float,
+         "minutes": float}  # fmt: skip
+MACHINE = {"kernel": str, "processor": str, "processors": int, "emulated": bool}
+CASE = {"environment": dict, "rows": list}
+SERIES = {"samples": list, "median": float, "low": float, "high": float}
+
+
+class DataError(Exception):
+    """A file that has no report's data; one line with a hint."""
+
 
 def new() -> Data:
     """With nothing measured yet."""
@@ -46,14 +72,52 @@ def new() -> Data:
 
 
 def load(path: Path = FILE) -> Data:
-    """What save() wrote."""
-    data: Data = json.loads(path.read_text())
+    """What save() wrote. DataError: the file has something else, or less."""
+    hint = "hint: make report measures anew"
+    try:
+        data: Data = json.loads(path.read_text())
+        check(data)
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}; {hint}") from e
+    except ValueError as e:
+        raise DataError(f"{path} has no data of a report: {e}; {hint}") from e
     return data
+
+
+def check(data: object) -> None:
+    """ValueError: the data lacks something that page and charts need."""
+    whole = fields(data, "it", {"about": dict, "machines": dict, "native": dict})
+    fields(whole["about"], "about", ABOUT)
+    for name, machine in whole["machines"].items():
+        fields(machine, f"machine {name}", MACHINE)
+    for name, case in whole["native"].items():
+        fields(case, f"native case {name}", CASE)
+    fields(whole, "it", dict.fromkeys(LISTS, list))
+    for table, wanted in FIELDS.items():
+        for number, each in enumerate(whole[table]):
+            where = f"record {number} of {table}"
+            fields(each, where, wanted)
+            for name, kind in wanted.items():
+                if kind is dict:
+                    fields(each[name], f"{name} of {where}", SERIES)
+            if each.get("machine", "") not in ("", *whole["machines"]):
+                raise ValueError(f"{where} names a machine that is not described")
+
+
+def fields(value: object, where: str, wanted: Mapping[str, type]) -> dict[str, Any]:
+    """The value, an object that has these keys. ValueError: it is none."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is no object")
+    for name, kind in wanted.items():
+        if name not in value:
+            raise ValueError(f"{where} has no {name!r}")
+        if not isinstance(value[name], (int, float) if kind is float else kind):
+            raise ValueError(f"{name!r} of {where} is a {type(value[name]).__name__}")
+    return value
 
 
 def save(data: Data, path: Path = FILE) -> None:
     """One record a line, so that versions can be compared."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     parts = []
     for key, value in data.items():
         if isinstance(value, list) and value:
@@ -61,7 +125,18 @@ def save(data: Data, path: Path = FILE) -> None:
             parts.append(f"{json.dumps(key)}: [\n  {records}\n]")
         else:
             parts.append(f"{json.dumps(key)}: {json.dumps(value, indent=2, ensure_ascii=False)}")
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    write(path, "{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Writes the file in one step: a reader, or whoever looks after a failure, finds it whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def digest(data: Data) -> str:

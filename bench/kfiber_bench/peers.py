@@ -116,10 +116,7 @@ def hints(reasons: dict[Peer, str]) -> list[str]:
     lines = [f"left out: {peer.name}: {reason}" for peer, reason in reasons.items()]
     packages = sorted({package for peer in reasons for package in peer.packages})
     if packages:
-        lines.append(
-            f"hint: apt-get install --no-install-recommends {' '.join(packages)}; "
-            "PATH=.venv/bin:$PATH meson setup --reconfigure --clearcache build"
-        )
+        lines.append(f"hint: apt-get install --no-install-recommends {' '.join(packages)}")
     if LIBCO in reasons:
         lines.append("hint: libco is no Debian package; libco.h and -lco where cc finds them do")
     if MINICORO in reasons:

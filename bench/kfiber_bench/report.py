@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Repeats the reference report's comparison and writes docs/report.md: `make report`.
-
-    REPORT=--quick    short runs, within 5 minutes
-    (nothing)         within 20 minutes on two emulated processors
-    REPORT=--full     the report's 15,000 calls a fiber; many hours where the processor is emulated
-    REPORT=--here     on this machine, where the module is loaded, and not in a virtual machine
-    REPORT=--page     measures nothing; makes page and pictures again from docs/report/data.json
-
-With --quick and --here the result goes to build/report, with the others to docs/, unless --output
-names a folder. What cannot be measured is left out, and the page says why.
+"""
+Repeats the reference report's comparison: measures its two versions, this project's engines and
+swapcontext(), and writes report.md with charts and report/data.json into FOLDER, which is docs, or
+build/report with --quick or --here. Software that is compared but not installed is left out, and
+the page says so. If a measurement fails, FOLDER stays as it is; build/report-measured.json has
+what was measured in any case.
 """
 
 from __future__ import annotations
@@ -17,20 +13,36 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from kfiber_bench import charts, data, greenlets, native, page, peers, reference, steps
-from kfiber_bench.data import ROOT, Data, Record
+from kfiber.errors import KfiberError
+from kfiber_bench import charts, collect, data, greenlets, native, page, peers, reference, steps
+from kfiber_bench.data import ROOT, Data, DataError, Record
+
+EXAMPLES = """examples:
+  make report                                       20 minutes, on two emulated processors
+  make report REPORT="--quick"                      5 minutes
+  make report REPORT="--quick --here"               without a virtual machine
+  make report REPORT="--second-kernel none"         without the second kernel, which is fetched
+  make report REPORT="--page"                       the page again, after a change of page.py
+  make -s report REPORT="--quick --json" | jq .about
+"""
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)
 SECOND = "7.3"
+# What was measured last, whole or not.
+MEASURED = ROOT / "build" / "report-measured.json"
+NEEDED = ("matplotlib", "scipy")
 # Seconds between two lines about steps, where there is no terminal.
 TELL = 20.0
 # The repeat belongs to a sample only until samples of one kind become a Series.
@@ -46,7 +58,8 @@ class Mode(NamedTuple):
     seconds: float
     # Numbers of fibers where requests are counted: what a line is drawn through.
     counted: tuple[int, ...]
-    # Calls a fiber where the workload's instructions are counted.
+    # Calls a fiber where the workload's instructions are counted. With the report's 15,000 these
+    # would be 8 * 10^12 instructions, which QEMU executes in half a day.
     counted_calls: int
     # Fibers, and processes at once, on the second kernel.
     second: tuple[tuple[int, ...], tuple[int, ...]]
@@ -94,6 +107,10 @@ MODES = {
         python_passes=4,
     ),
 }
+
+
+class ReportError(Exception):
+    """The report cannot be made; one line with a hint."""
 
 
 class Progress:
@@ -161,11 +178,27 @@ class Collection:
         self.data = data.new()
         self.progress = progress
         self._samples: dict[str, list[Record]] = {table: [] for table in TIMES}
+        self._failures: list[str] = []
 
     def missing(self, what: str, why: str) -> None:
-        """Said in the page, and to whoever waits."""
+        """Said in the page, and to whoever waits; once."""
+        if {"what": what, "why": why} in self.data["missing"]:
+            return
         print(f"report: left out: {what}: {why}", file=sys.stderr, flush=True)
         self.data["missing"].append({"what": what, "why": why})
+
+    def failed(self, what: str, why: str) -> None:
+        """The same, but it is a failure: check() raises it."""
+        self.missing(what, why)
+        self._failures.append(f"{what}: {why}")
+
+    def check(self) -> None:
+        """ReportError: something failed."""
+        if self._failures:
+            first, more = self._failures[0], len(self._failures) - 1
+            what = f"{first.partition('; hint: ')[0]}{f' (and {more} more)' if more else ''}"
+            hint = first.partition("; hint: ")[2] or "kfiber doctor says what this machine lacks"
+            raise ReportError(f"cannot measure {what}; hint: {hint}")
 
     def take(self, machine: str, event: Record) -> None:
         """What collect.py says, of that machine."""
@@ -177,6 +210,8 @@ class Collection:
             self.progress.step(event["step"])
         elif "missing" in event:
             self.missing(f"{event['missing']} ({machine})", event["why"])
+        elif "failed" in event:
+            self.failed(f"{event['failed']} ({machine})", event["why"])
         else:
             ((table, sample),) = event.items()
             if table in TIMES:
@@ -223,8 +258,11 @@ def merged(samples: list[Record], names: tuple[str, ...]) -> list[Record]:
     return found
 
 
-def collect(collection: Collection, machine: str, plan: Record, boot: list[str] | None) -> None:
-    """Has collect.py measure the plan: here, or in a machine booted with these options."""
+def measured_by(collection: Collection, machine: str, plan: Record, boot: list[str] | None) -> None:
+    """
+    Has collect.py measure the plan: here, or in a machine booted with these options. ReportError:
+    some of it failed.
+    """
     program = ["env", f"PYTHONPATH={ROOT / 'bench'}", sys.executable, "-m", "kfiber_bench.collect"]
     words = [*program, json.dumps(plan)]
     reading, writing = os.pipe()
@@ -237,7 +275,7 @@ def collect(collection: Collection, machine: str, plan: Record, boot: list[str] 
     with os.fdopen(reading) as channel:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, pass_fds=[writing],
+            text=True, pass_fds=[writing], preexec_fn=collect.end_with_parent(signal.SIGTERM),
         )  # fmt: skip
         os.close(writing)
         said: list[str] = []
@@ -245,24 +283,29 @@ def collect(collection: Collection, machine: str, plan: Record, boot: list[str] 
         listener.start()
         try:
             for line in channel:
-                collection.take(machine, json.loads(line))
+                # The last line is cut off if the machine ends.
+                if line.endswith("\n"):
+                    collection.take(machine, json.loads(line))
         except BaseException:
+            # It ends its workload and gives the module its parameters back before it ends.
             process.terminate()
             raise
         finally:
             process.wait()
             listener.join()
     if process.returncode:
-        why = said[-1] if said else f"status {process.returncode}"
-        collection.missing(f"the rest of {', '.join(plan)} ({machine})", why)
+        why = said[-1].removeprefix("kfiber: ") if said else f"status {process.returncode}"
+        collection.failed(f"the rest of {', '.join(plan)} ({machine})", why)
+    collection.check()
 
 
 def listen(source: IO[str], said: list[str]) -> None:
     """Passes on what a command says, such as that it fetches a kernel, and keeps it."""
-    for line in source:
-        if line.strip():
-            said.append(line.strip())
-            print(line, end="", file=sys.stderr, flush=True)
+    with source:
+        for line in source:
+            if line.strip():
+                said.append(line.strip())
+                print(line, end="", file=sys.stderr, flush=True)
 
 
 def matrix_plan(mode: Mode, fibers: tuple[int, ...], processes: tuple[int, ...]) -> Record:
@@ -271,9 +314,9 @@ def matrix_plan(mode: Mode, fibers: tuple[int, ...], processes: tuple[int, ...])
     }  # fmt: skip
 
 
-def measure(mode: Mode, here: bool, second: str, progress: Progress) -> Data:
-    """All of it."""
-    collection = Collection(progress)
+def measure(collection: Collection, mode: Mode, here: bool, second: str) -> None:
+    """All of it. ReportError: something failed."""
+    progress = collection.progress
     plan = {
         "matrix": matrix_plan(mode, (512, 1024), (1, 3)),
         "switching": {
@@ -283,13 +326,13 @@ def measure(mode: Mode, here: bool, second: str, progress: Progress) -> Data:
     }  # fmt: skip
     if here:
         with progress.part("the matrix and the rate of switches, on this machine"):
-            collect(collection, "here", plan, None)
+            measured_by(collection, "here", plan, None)
         for what in ("instructions of requests", "a switch's functions", "cost to others"):
             collection.missing(what, "instructions are counted in an emulated machine only")
         collection.missing("another kernel", "--here measures this machine's")
     else:
         with progress.part("the matrix and the rate of switches, in a virtual machine"):
-            collect(collection, "guest", plan, [])
+            measured_by(collection, "guest", plan, [])
         with progress.part("instructions of requests, counted"):
             counted = {
                 "operations": {"fibers": mode.counted},
@@ -297,20 +340,20 @@ def measure(mode: Mode, here: bool, second: str, progress: Progress) -> Data:
                 | {"calls": mode.counted_calls, "repeats": 1},
                 "others": {},
             }
-            collect(collection, "counted", counted, ["--icount"])
+            measured_by(collection, "counted", counted, ["--icount"])
         with progress.part("a switch of engine `kernel`, function by function"):
             try:
                 collection.data["functions"] = steps.measure()
             except steps.StepError as e:
-                collection.missing("a switch's functions", str(e))
+                collection.failed("a switch's functions", str(e))
+            collection.check()
         if second != "none":
             with progress.part(f"the matrix on Linux {second}"):
-                collect(
+                measured_by(
                     collection, "second", {"matrix": matrix_plan(mode, *mode.second)},
                     ["--kernel", second],
                 )  # fmt: skip
     natively(collection, mode)
-    return collection.close()
 
 
 def natively(collection: Collection, mode: Mode) -> None:
@@ -318,11 +361,13 @@ def natively(collection: Collection, mode: Mode) -> None:
 
     def case(name: str, measured: Callable[[], tuple[dict[str, str], list[Record]]]) -> None:
         with collection.progress.part(f"user level, on this machine: {name}"):
-            environment, rows = measured()
+            try:
+                environment, rows = measured()
+            except (KfiberError, OSError, subprocess.SubprocessError) as e:
+                collection.failed(f"user level: {name}", str(e))
+                collection.check()
         collection.data["native"][name] = {"environment": environment, "rows": rows}
 
-    for peer, why in peers.missing().items():
-        collection.missing(peer.name, why)
     case("switch", lambda: native.measure("switch", mode.native_passes, mode.native_fibers))
     case("create", lambda: native.measure("create", mode.native_passes))
     if mode.python_passes:
@@ -340,58 +385,162 @@ def revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def need(names: Sequence[str]) -> None:
+    """ReportError: one of these packages is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ReportError(
+                f"cannot make the report: no {name}; hint: .venv/bin/pip install -e '.[bench]'"
+            )
+
+
+def probe(folder: Path) -> None:
+    """Makes the folder. ReportError: nobody can write there."""
+    try:
+        for each in (folder, folder / "report"):
+            each.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=each):
+                pass
+    except OSError as e:
+        raise ReportError(
+            f"cannot write to {folder}: {e.strerror}; hint: --output another FOLDER"
+        ) from e
+
+
 def publish(found: Data, folder: Path) -> None:
-    """Writes page and pictures beside the data, and README's part where it is the project's own."""
-    drawn = charts.draw(found, folder / "report")
-    if not drawn:
-        print("report: no pictures, for want of matplotlib", file=sys.stderr)
-    (folder / "report.md").write_text(page.render(found))
+    """Writes data, charts and page, and README's part where the folder is the project's own docs.
+
+    ReportError: the data do not suffice for a page; then nothing was written.
+    """
     readme = ROOT / "README.md"
-    if folder == data.PAGE.parent:
-        readme.write_text(page.with_summary(readme.read_text(), found))
+    try:
+        text = page.render(found)
+        drawn = charts.draw(found)
+        own = folder == data.PAGE.parent
+        summary = page.with_summary(readme.read_text(), found) if own else None
+    except (LookupError, TypeError, ValueError, ArithmeticError) as e:
+        if "KFIBER_TRACEBACK" in os.environ:
+            raise
+        raise ReportError(
+            f"cannot make a page of the data: {type(e).__name__}: {e}; hint: a part may not have "
+            "been measured; KFIBER_TRACEBACK=1 shows where"
+        ) from e
+    data.save(found, folder / "report" / "data.json")
+    for name, picture in drawn.items():
+        data.write(folder / "report" / name, picture)
+    for path in (folder / "report").iterdir():
+        if charts.OWN.fullmatch(path.name) and path.name not in drawn:
+            path.unlink()
+    data.write(folder / "report.md", text)
+    if summary is not None:
+        data.write(readme, summary)
 
 
-def main(words: list[str]) -> int:
-    """Measures and writes."""
-    parser = argparse.ArgumentParser(
-        prog="make report", description=(__doc__ or "").partition("\n")[0],
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    found = argparse.ArgumentParser(
+        prog="kfiber_bench report", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    kind = parser.add_mutually_exclusive_group()
-    for name in ("quick", "full", "page"):
-        kind.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("--here", action="store_true", help="on this machine, no virtual machine")
-    parser.add_argument(
+    kind = found.add_mutually_exclusive_group()
+    kind.add_argument("--quick", action="store_true", help="short runs, within 5 minutes")
+    kind.add_argument(
+        "--full", action="store_true",
+        help=f"the reference report's {reference.CALLS:,} calls a fiber where time is measured, "
+        f"which takes many hours; instructions are counted at {MODES['full'].counted_calls} calls",
+    )  # fmt: skip
+    kind.add_argument(
+        "--page", action="store_true",
+        help="measure nothing; make page and charts of FOLDER/report/data.json again",
+    )  # fmt: skip
+    found.add_argument(
+        "--here", action="store_true",
+        help="on this machine and not in a virtual one, without what needs counted instructions. "
+        "As root the loaded module is loaded anew for each look-up and gets its parameters back; "
+        "without the module, its engines are left out",
+    )  # fmt: skip
+    found.add_argument(
         "--second-kernel", default=SECOND, metavar="SERIES",
         help=f"of the second matrix; `none` leaves it out (default: {SECOND})",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FOLDER")
-    args = parser.parse_args(words)
+    found.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write to this folder; it is made if needed"
+    )
+    found.add_argument(
+        "--json", action="store_true", help="print the data, not where they were written"
+    )
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Measures and writes; 1 if something failed."""
+    args = parser().parse_args(words)
     final = not (args.quick or args.here)
     folder = args.output or (ROOT / "docs" if final else ROOT / "build" / "report")
-    folder = folder.resolve()
+    try:
+        make(args, words, folder.resolve())
+    except BrokenPipeError:
+        raise
+    except (ReportError, DataError) as e:
+        print(f"kfiber-bench: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(
+            f"kfiber-bench: {e.filename or 'output'}: {e.strerror}; hint: --output another FOLDER",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def make(args: argparse.Namespace, words: list[str], folder: Path) -> None:
+    """Publishes what is measured now, or with --page what was."""
     if args.page:
-        publish(data.load(folder / "report" / "data.json"), folder)
-        return 0
+        need(NEEDED[:1])
+        found = data.load(folder / "report" / "data.json")
+    else:
+        need(NEEDED)
+    probe(folder)
+    if not args.page:
+        found = measured(args, words)
+    publish(found, folder)
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(f"report: {shown(folder)}/report.md, from {shown(folder)}/report/data.json")
+
+
+def measured(args: argparse.Namespace, words: list[str]) -> Data:
+    """Measures, and keeps it. ReportError: something failed."""
     name = "quick" if args.quick else "full" if args.full else "default"
+    mode = MODES[name]
     started = time.monotonic()
-    source = revision()
-    found = measure(MODES[name], args.here, args.second_kernel, Progress())
-    found["about"] = {
+    collection = Collection(Progress())
+    absent = peers.missing()
+    for peer, why in absent.items():
+        collection.data["missing"].append({"what": peer.name, "why": why})
+    for line in peers.hints(absent):
+        print(f"report: {line}", file=sys.stderr)
+    collection.data["about"] = {
         "command": " ".join(["make report", *([f'REPORT="{" ".join(words)}"'] if words else [])]),
         "mode": name,
         "date": datetime.date.today().isoformat(),
-        "source": source,
-        "repeats": MODES[name].repeats,
-        "seconds": MODES[name].seconds,
-        "minutes": data.significant((time.monotonic() - started) / 60),
+        "source": revision(),
+        "repeats": mode.repeats,
+        "seconds": mode.seconds,
+        "counted_calls": mode.counted_calls,
         "second_kernel": args.second_kernel,
     }
-    data.save(found, folder / "report" / "data.json")
-    publish(found, folder)
     try:
-        shown = folder.relative_to(ROOT)
-    except ValueError:
-        shown = folder
-    print(f"report: {shown}/report.md, from {shown}/report/data.json")
-    return 0
+        measure(collection, mode, args.here, args.second_kernel)
+    finally:
+        found = collection.close()
+        found["about"]["minutes"] = data.significant((time.monotonic() - started) / 60)
+        data.save(found, MEASURED)
+        print(f"report: what was measured is in {shown(MEASURED)}", file=sys.stderr)
+    return found
+
+
+def shown(path: Path) -> Path:
+    """Relative to the checkout, if it is there."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
