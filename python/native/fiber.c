@@ -421,7 +421,9 @@ static void expect(Fiber *fiber)
 	}
 	/* Itself, with the collector's words before it. */
 	fiber = newer(fiber);
-	for (line = (char *)fiber - 16; fiber && line < (char *)(fiber + 1); line += 64)
+	if (!fiber)
+		return;
+	for (line = (char *)fiber - 16; line < (char *)(fiber + 1); line += 64)
 		__builtin_prefetch(line, 1);
 }
 
