@@ -30,6 +30,7 @@ _FIELDS = (
     *("frame_back", "frame_code", "frame_instruction", "frame_owner", "frame_entry"),
     *("code_name", "code_file", "code_line", "code_lines", "code_instructions"),
     *("text_length", "text_state", "text_ascii", "text_compact", "bytes_length", "bytes_data"),
+    "state_base",
 )
 # What is larger is garbage, or not what anybody wants to read.
 _FIBERS_MOST = 1 << 24
@@ -37,8 +38,6 @@ _PIECE_MOST = 1 << 20
 _TEXT_MOST = 1 << 16
 _LINES_MOST = 1 << 22
 _DEPTH_MOST = 100_000
-# Bytes of a thread state in which a frame may lie.
-_STATE_MOST = 1 << 12
 # 3.12 and newer: frames of no function, at the entry of the evaluation loop.
 _OWNED_BY_C = 3
 
@@ -109,6 +108,7 @@ class _Layout:
     text_compact: int
     bytes_length: int
     bytes_data: int
+    state_base: int
 
     def __init__(self, raw: bytes) -> None:
         magic, version, _, *words = _HEAD.unpack_from(raw)
@@ -253,8 +253,7 @@ class Reader:
         for taken in fibers:
             frames, address = taken.frames, taken.next
             while address:
-                if 0 <= address - taken.state < _STATE_MOST:
-                    # 3.15: the last one, of no function.
+                if address == taken.state + at.state_base:
                     break
                 for start, piece in taken.pieces:
                     place = address - start

@@ -10,6 +10,9 @@
 #define Py_BUILD_CORE 1
 #include "native.h"
 
+#if PY_VERSION_HEX >= 0x030f0000
+#include <pycore_tstate.h>
+#endif
 #if PY_VERSION_HEX >= 0x030e0000
 #include <pycore_interpframe.h>
 #elif PY_VERSION_HEX >= 0x030b0000
@@ -87,6 +90,8 @@ struct outside {
 	uint32_t code_name, code_file, code_line, code_lines, code_instructions;
 	uint32_t text_length, text_state, text_ascii, text_compact;
 	uint32_t bytes_length, bytes_data;
+	/* Of the thread state: the outermost frame, of no function. */
+	uint32_t state_base;
 };
 
 __attribute__((visibility("default"))) extern const struct outside kfiber_python;
@@ -141,4 +146,9 @@ const struct outside kfiber_python = {
 	.text_compact = sizeof(PyCompactUnicodeObject),
 	.bytes_length = offsetof(PyBytesObject, ob_base.ob_size),
 	.bytes_data = offsetof(PyBytesObject, ob_sval),
+#if PY_VERSION_HEX >= 0x030f0000
+	.state_base = offsetof(_PyThreadStateImpl, base_frame),
+#else
+	.state_base = NONE,
+#endif
 };

@@ -99,9 +99,11 @@ EXPECTED = {
 }
 
 
+# With malloc frames of generators lie beside the thread state.
+@pytest.mark.parametrize("allocator", ["pymalloc", "malloc"])
 @pytest.mark.parametrize("still", [True, False])
-def test_frames_and_where_each_was_created(start, still):
-    process = start()
+def test_frames_and_where_each_was_created(start, still, allocator):
+    process = start(env={**os.environ, "PYTHONMALLOC": allocator})
     look = stacks.look(process.pid, still=still)
     found = {stack.fiber.name: stack for stack in look.stacks if stack.fiber.name}
     assert {name: short(stack) for name, stack in found.items()} == EXPECTED
