@@ -366,6 +366,11 @@ def natively(collection: Collection, mode: Mode) -> None:
             except (KfiberError, OSError, subprocess.SubprocessError) as e:
                 collection.failed(f"user level: {name}", str(e))
                 collection.check()
+            if name in native.CASES and not any(each["engine"] for each in rows):
+                collection.failed(
+                    f"user level: {name}", "libfiber's program did not run, see above"
+                )
+                collection.check()
         collection.data["native"][name] = {"environment": environment, "rows": rows}
 
     case("switch", lambda: native.measure("switch", mode.native_passes, mode.native_fibers))

@@ -181,6 +181,17 @@ def test_it_gets_them_back_after_a_signal_and_is_not_disturbed_by_another(
     assert loaded.has() == LOADED
 
 
+def test_a_signal_does_not_disturb_what_is_given_back(loaded, monkeypatch, tmp_path):
+    def load(path, wanted):
+        if wanted == LOADED:
+            os.kill(os.getpid(), signal.SIGTERM)
+        loaded.load(path, wanted)
+
+    monkeypatch.setattr(module, "load", load)
+    collected(tmp_path)
+    assert loaded.has() == LOADED
+
+
 def test_a_module_in_use_is_left_as_it_is_and_the_engines_without_it_are_measured(loaded, tmp_path):
     loaded.refused = "unload"
     events = collected(tmp_path)

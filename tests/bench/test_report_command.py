@@ -156,6 +156,13 @@ def test_what_a_machine_does_not_offer_is_no_failure():
     ]
 
 
+def test_programs_of_others_alone_are_no_report(monkeypatch):
+    other = {"case": "switch", "engine": None, "peer": "swapcontext"}
+    monkeypatch.setattr(report.native, "measure", lambda *_: ({}, [other]))
+    with pytest.raises(report.ReportError, match="user level: switch: libfiber's program did not"):
+        report.natively(report.Collection(report.Progress()), report.MODES["quick"])
+
+
 @needs_extras
 def test_only_charts_of_the_report_are_replaced(tmp_path):
     folder = published(tmp_path / "docs")
