@@ -70,7 +70,7 @@ LPVOID WINAPI ConvertThreadToFiberEx(LPVOID parameter, DWORD flags)
 		SetLastError(ERROR_NOT_ENOUGH_MEMORY);
 		return NULL;
 	}
-	handle->converted = true;
+	handle->stays = true;
 	measure_thread(handle);
 	if (self->fls)
 		fls_move(&handle->fls, self->fls);
@@ -195,6 +195,8 @@ static void delete(struct windows_fiber *handle)
 	int err;
 
 	handle_hold(handle);
+	/* If its thread lives it ends with it, whatever fiber the thread runs then. */
+	handle->stays = false;
 	err = fiber_delete(handle->id);
 	if (err == EBUSY)
 		err = when_free(fiber_delete, handle->id);

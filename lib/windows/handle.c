@@ -38,8 +38,7 @@ static void ended(void *pointer)
 	struct windows_fiber *handle = pointer;
 
 	handle->watched = false;
-	/* If its thread ends on another fiber it stays until DeleteFiber(), as on Windows. */
-	if (!handle->converted || !left(handle)) {
+	if (!handle->stays || !left(handle)) {
 		fls_end(&handle->fls);
 		if (handle->own)
 			handle_drop(handle);

@@ -32,8 +32,8 @@ struct windows_fiber {
 	struct fls fls;
 	/* Not created by CreateFiber(): dropped with its fiber. */
 	bool own;
-	/* By ConvertThreadToFiber(); it stays if the thread ends on another fiber. */
-	bool converted;
+	/* By ConvertThreadToFiber(): it stays until DeleteFiber() if the thread ends on another fiber. */
+	atomic_bool stays;
 	/* The end of the fiber is noticed. Written by who runs it, or ends it. */
 	bool watched;
 	/* By handle_drop(), under the lock. */
