@@ -51,6 +51,26 @@ def wait_for(condition, what, seconds=30.0):
     return value
 
 
+@contextlib.contextmanager
+def started(program, *arguments, **streams):
+    """A process of the program, in a session of its own, of which nothing is left in the end.
+
+    A case that fails leaves its children behind, and these hold the module.
+    """
+    process = subprocess.Popen(
+        [PROGRAMS / f"kmod_{program}", *arguments],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        **streams,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 class Target:
     """A process of the program `target`, which does what it is told."""
 

@@ -21,6 +21,7 @@ from kmod.target import (
     load,
     loaded,
     one_processor,
+    started,
     unload,
     unload_when_free,
     wait_for,
@@ -551,13 +552,8 @@ def test_unloaded_under(program):
     ).stdout.split()
     loads = 0
     for case in listed:
-        process = subprocess.Popen(
-            [PROGRAMS / f"kmod_attacks_{program}", case],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with started(f"attacks_{program}", case, **silent) as process:
             deadline = time.monotonic() + 600
             while process.poll() is None:
                 if loaded():
@@ -570,9 +566,6 @@ def test_unloaded_under(program):
                     load()
                     loads += 1
                 assert time.monotonic() < deadline, f"{case} does not end"
-        finally:
-            process.kill()
-            process.wait()
     if not loaded():
         load()
     unload_when_free()

@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import pytest
-from kmod.target import HERE, PROGRAMS
+from kmod.target import HERE, PROGRAMS, started
 
 pytestmark = pytest.mark.guest
 
@@ -33,16 +33,12 @@ def cases():
 
 
 def run(program, name):
-    done = subprocess.run(
-        [PROGRAMS / f"kmod_{program}", name],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    if done.returncode == SKIPPED:
-        pytest.skip(done.stdout.strip() or "without a reason")
-    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
+    pipe = subprocess.PIPE
+    with started(program, name, stdout=pipe, stderr=pipe, text=True) as process:
+        output, errors = process.communicate(timeout=900)
+    if process.returncode == SKIPPED:
+        pytest.skip(output.strip() or "without a reason")
+    assert process.returncode == 0, f"status {process.returncode}\n{output}{errors}"
 
 
 @pytest.mark.parametrize(("program", "name"), list(cases()))
