@@ -10,8 +10,8 @@ there will be}, {"step": what begins}, {"missing": what, "why": reason} for what
 not offer, {"failed": what, "why": reason}, or a part's name with one sample. Repeats are the outer
 loop, so that what disturbs the machine meets all variants alike.
 
-On this machine root's module is loaded anew for each look-up. At the end, by a signal too, it has
-its parameters again, and its device the users.
+On this machine root's module is reloaded for each look-up. At the end, by a signal too, it gets
+its parameters back, and its device the users.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Group(NamedTuple):
 
 
 def end_with_parent(number: int) -> Callable[[], None]:
-    """What a child calls before it becomes its program: this signal ends it if its parent ends."""
+    """For preexec_fn: the kernel sends the child this signal when its parent ends."""
     parent = os.getpid()
 
     def prepare() -> None:
@@ -122,7 +122,7 @@ def settings() -> dict[str, str]:
 
 
 def reloads() -> bool:
-    """Whether this machine's module may be loaded anew. KfiberError: it cannot be built."""
+    """Whether this machine's module may be reloaded. KfiberError: it cannot be built."""
     if in_guest() or os.geteuid() or not module.SYSFS.exists():
         return False
     module.build()
@@ -181,7 +181,7 @@ def groups() -> tuple[list[Group], list[Event]]:
         try:
             if reloads():
                 return every, []
-            why += "root could load it anew"
+            why += "root could reload it"
         except KfiberError as e:
             why += str(e)
     else:

@@ -42,7 +42,7 @@ Data = dict[str, Any]
 
 LISTS = ("matrix", "switching", "operations", "functions", "others", "missing")
 
-# What each record has at least; `ratio` is there if version 1 was measured in the same repeat.
+# Each record has at least these; `ratio` is there if version 1 was measured in the same repeat.
 FIELDS: dict[str, dict[str, type]] = {
     "matrix": {
         "machine": str, "variant": str, "fibers": int, "processes": int, "calls": int,
@@ -72,8 +72,8 @@ def new() -> Data:
 
 
 def load(path: Path = FILE) -> Data:
-    """What save() wrote. DataError: the file has something else, or less."""
-    hint = "hint: make report measures anew"
+    """Reads a file that save() wrote. DataError: the file has something else, or less."""
+    hint = "hint: make report measures again"
     try:
         data: Data = json.loads(path.read_text())
         check(data)

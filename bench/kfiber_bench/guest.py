@@ -39,7 +39,7 @@ class Cost(NamedTuple):
 
 
 def reload(lookup: str) -> None:
-    """Loads the module anew with that look-up."""
+    """Reloads the module with that look-up."""
     if Path("/sys/module/fiber").exists():
         module.unload()
     subprocess.run(["insmod", os.environ["KFIBER_MODULE"], f"lookup={lookup}"], check=True)

@@ -111,8 +111,8 @@ def machines(data: Data) -> str:
 def caption(data: Data, machine: str, text: str, spread: bool = True) -> str:
     """What stands below a picture or a table that is measured in repeats."""
     about = data["about"]
-    shown = f"medians, in brackets their {spreads(data)}" if spread else (
-        f"medians, whose {spreads(data)} are in the tables below"
+    shown = f"medians, in brackets their {brackets(data)}" if spread else (
+        f"medians, whose {brackets(data)} are in the tables below"
     )  # fmt: skip
     return (
         f"*{text} {machine_text(data['machines'][machine])}. {about['repeats']} repeats, in which "
@@ -125,8 +125,8 @@ def caption(data: Data, machine: str, text: str, spread: bool = True) -> str:
 REPEATS = 6
 
 
-def spreads(data: Data) -> str:
-    """What low and high of a Series are."""
+def brackets(data: Data) -> str:
+    """The name of what stands in brackets: low and high of a Series."""
     if data["about"]["repeats"] < REPEATS:
         return "ranges, from the least to the greatest of the repeats"
     return "95 % confidence intervals"
@@ -393,31 +393,6 @@ def native_caption(data: Data, environment: Record, text: str = "") -> str:
 
 # By the names that the texts use; what was not measured is not there.
 Figures = dict[str, str]
-
-# All that a text may name.
-NAMES = {
-    *("scan_intercept", "scan_slope", "scan_512", "scan_1024", "hash_slope", "hash_512"),
-    *("direct_512", "direct_saves", "ratio_512", "ratio_1024", "get_ratio_512", "get_ratio_1024"),
-    *(
-        "bucket",
-        "each_fiber",
-        "work_512",
-        "work_1024",
-        "time_512",
-        "time_512_range",
-        "time_1024",
-        "time_1024_range",
-    ),
-    *("report_512", "report_1024", "report_virtual_512", "report_virtual_1024", "null_ioctl"),
-    *("report_init_virtual", "switch_all", "switch_module", "switch_entry", "switch_security"),
-    *("switch_vfs", "absent", "loaded_adds", "other_adds", "attached_adds", "fibers_add", "reads"),
-    *("rate_mapped", "rate_local", "rate_direct", "rate_swapcontext", "rate_scan_growth"),
-    *("rate_hash_growth", "get_direct", "native_local", "native_swapcontext", "init_spread"),
-    *("minutes", "command", "repeats", "second_spread", "switches", "timed_512", "timed_4096"),
-    *("gets_512", "gets_1024", "grows_512", "grows_1024", "get_hash_1024", "get_scan_1024"),
-    *("calls", "chart_512", "chart_1024", "init_swapcontext", "second_swapcontext"),
-    *("python_switch", "python_collect"),
-}
 
 MODULE = re.compile(r"^fiber_|^(native_|local_)?sched_clock")
 SECURITY = re.compile(r"security|tomoyo|apparmor|selinux|lsm|^bpf_")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """
 The figures of the reference report (M. Mariani, R. Chiaretti, Fiber project, chapter 3), read off
-its bar charts. These are the only figures here that nobody measures anew.
+its bar charts. These are the only figures here that nobody measures again.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ EXAMPLES = """examples:
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)
 SECOND = "7.3"
-# What was measured last, whole or not.
+# The last measurement is kept here, also if a part of it failed.
 MEASURED = ROOT / "build" / "report-measured.json"
 NEEDED = ("matplotlib", "scipy")
 # Seconds between two lines about steps, where there is no terminal.
@@ -461,7 +461,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--here", action="store_true",
         help="on this machine and not in a virtual one, without what needs counted instructions. "
-        "As root the loaded module is loaded anew for each look-up and gets its parameters back; "
+        "For root the loaded module is reloaded for each look-up and gets its parameters back; "
         "without the module, its engines are left out",
     )  # fmt: skip
     found.add_argument(

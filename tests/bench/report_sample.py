@@ -31,17 +31,17 @@ def sample(scale=1.0):
             for where, fibers, processes in cells:
                 own = slow * processes * (fibers / 512 if variant.key == "version2" else 1)
                 collection.take(
-                        where,
-                        {
-                            "matrix": {
-                                "variant": variant.key, "fibers": fibers, "processes": processes,
-                                "repeat": repeat, "calls": 30, "threads": 2,
-                                "init": 0.02 * noise, "work": 2 * own * noise,
-                                "active": own * noise, "reads": 660.0,
-                                "switches": 7.0,
-                            }
-                        },
-                    )  # fmt: skip
+                    where,
+                    {
+                        "matrix": {
+                            "variant": variant.key, "fibers": fibers, "processes": processes,
+                            "repeat": repeat, "calls": 30, "threads": 2,
+                            "init": 0.02 * noise, "work": 2 * own * noise,
+                            "active": own * noise, "reads": 660.0,
+                            "switches": 7.0,
+                        }
+                    },
+                )  # fmt: skip
             for fibers in (128, 512, 1024, 4096):
                 for threads in (1, 2):
                     key = {"variant": variant.key, "fibers": fibers, "threads": threads}

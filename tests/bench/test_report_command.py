@@ -125,7 +125,7 @@ def test_a_machine_that_does_not_start_is_a_failure_and_nothing_is_replaced(
     assert unchanged(folder)
     kept = json.loads(report.MEASURED.read_text())
     assert kept["about"]["counted_calls"] == 30
-    # What would bring the programs that are not here.
+    # The hint names the packages of programs that are not here.
     assert any(
         line.startswith("report: hint: apt-get install") and "libboost-context-dev" in line
         for line in errors

@@ -2,7 +2,7 @@
 """The tests beside this one on every supported Python that is here, and on the other engines.
 
 Each Python gets a virtual environment in build, into which the package is installed as users
-do, from the checkout. It is made anew when the sources have changed.
+do, from the checkout. It is made again when the sources have changed.
 """
 
 from __future__ import annotations
